@@ -1,0 +1,6 @@
+from django.apps import AppConfig
+
+
+class AdaptRAGConfig(AppConfig):
+    name = "adaptrag"
+    verbose_name = "AdaptRAG"

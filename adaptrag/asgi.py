@@ -1,0 +1,9 @@
+"""ASGI application: what uvicorn serves."""
+
+import os
+
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "adaptrag.settings")
+
+application = get_asgi_application()

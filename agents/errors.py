@@ -1,0 +1,38 @@
+"""Errors of documents, retrieval, chat models and strategies."""
+
+from __future__ import annotations
+
+from adaptrag.common.errors import AdaptRAGError, InvalidInput, NotFound, Unavailable
+
+
+class DocumentRejected(InvalidInput):
+    """A file that can't become a document: empty, truncated, encrypted, too large, or not what its name says."""
+
+    code = "document_rejected"
+    status = 422
+
+
+class UnknownAgent(NotFound):
+    code = "unknown_agent"
+
+
+class UnknownCollection(NotFound):
+    code = "unknown_collection"
+
+
+class NothingIngested(AdaptRAGError):
+    """The collection has no searchable passage yet."""
+
+    code = "nothing_ingested"
+    status = 409
+
+
+class ChatModelUnavailable(Unavailable):
+    """The chat model is down, refuses, or answers nonsense."""
+
+    code = "chat_model_unavailable"
+
+
+class ChatModelTimeout(ChatModelUnavailable):
+    code = "chat_model_timeout"
+    status = 504

@@ -1,0 +1,163 @@
+"""What can answer (agents) and what answers are made from (collections, documents, chunks, index builds)."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.core.validators import RegexValidator
+from django.db import models
+from simple_history.models import HistoricalRecords
+
+slug_validator = RegexValidator(
+    r"^[a-z0-9][a-z0-9_-]{0,63}$",
+    "Use 1 to 64 lower-case letters, digits, '_' or '-', starting with a letter or digit.",
+)
+
+
+class Collection(models.Model):
+    """A set of documents that is searched as one; collections separate audiences."""
+
+    name = models.CharField(max_length=64, unique=True, validators=[slug_validator])
+    description = models.TextField(blank=True)
+    language = models.CharField(max_length=32, default="english", help_text="Stemming and stop words of the BM25 index.")
+    current_build = models.ForeignKey(
+        "IndexBuild", null=True, blank=True, editable=False, on_delete=models.SET_NULL, related_name="+"
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Document(models.Model):
+    """One file as the operator gave it. (collection, source) is unique: the same source again replaces its content."""
+
+    class State(models.TextChoices):
+        PENDING = "pending"
+        READY = "ready"
+        FAILED = "failed"
+
+    collection = models.ForeignKey(Collection, on_delete=models.CASCADE, related_name="documents")
+    source = models.CharField(max_length=1000, help_text="Path or name that identifies the document in its collection.")
+    title = models.CharField(max_length=500, blank=True)
+    content_type = models.CharField(max_length=100)
+    file = models.FileField(upload_to="documents/", max_length=300, blank=True)
+    sha256 = models.CharField(max_length=64, db_index=True)
+    size = models.PositiveBigIntegerField(help_text="Bytes.")
+    state = models.CharField(max_length=16, choices=State, default=State.PENDING)
+    error = models.TextField(blank=True)
+    metadata = models.JSONField(default=dict, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [models.UniqueConstraint(fields=["collection", "source"], name="document_source_once")]
+
+    def __str__(self) -> str:
+        return self.title or self.source
+
+
+class Chunk(models.Model):
+    """A passage of a document: the unit that is indexed and retrieved. start/end are character offsets in the parsed text."""
+
+    document = models.ForeignKey(Document, on_delete=models.CASCADE, related_name="chunks")
+    ordinal = models.PositiveIntegerField()
+    text = models.TextField()
+    heading = models.CharField(max_length=500, blank=True)
+    page = models.PositiveIntegerField(null=True, blank=True)
+    start = models.PositiveIntegerField(default=0)
+    end = models.PositiveIntegerField(default=0)
+    sha256 = models.CharField(max_length=64, help_text="Of the embedded text; equal texts are embedded once.")
+
+    class Meta:
+        ordering = ["document_id", "ordinal"]
+        constraints = [models.UniqueConstraint(fields=["document", "ordinal"], name="chunk_ordinal_once")]
+
+    def __str__(self) -> str:
+        return f"{self.document_id}#{self.ordinal}"
+
+
+class IndexBuild(models.Model):
+    """One version of a collection's index files. Built aside, renamed into place, then named by `Collection.current_build`."""
+
+    class State(models.TextChoices):
+        BUILDING = "building"
+        READY = "ready"
+        FAILED = "failed"
+
+    collection = models.ForeignKey(Collection, on_delete=models.CASCADE, related_name="builds")
+    state = models.CharField(max_length=16, choices=State, default=State.BUILDING)
+    path = models.CharField(max_length=500, blank=True, help_text="Folder of the files, relative to the data folder.")
+    chunks = models.PositiveIntegerField(default=0)
+    embedding_model = models.CharField(max_length=200, blank=True)
+    bytes_on_disk = models.PositiveBigIntegerField(default=0)
+    seconds = models.FloatField(default=0)
+    error = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"{self.collection_id} build {self.pk}"
+
+
+class AgentVariant(models.Model):
+    """A configured answerer, (name, revision). What it does is immutable; a change makes a new revision.
+
+    `agents.services.agent_revise` is the way to change one; `save` refuses to alter an immutable field.
+    """
+
+    class State(models.TextChoices):
+        CANDIDATE = "candidate"
+        CANARY = "canary"
+        ACTIVE = "active"
+        RETIRED = "retired"
+
+    class Backend(models.TextChoices):
+        LOCAL = "local", "local model"
+        OPENAI = "openai_compatible", "OpenAI-compatible server"
+        SCRIPTED = "scripted", "scripted (tests)"
+
+    IMMUTABLE = ("name", "revision", "strategy", "chat_backend", "chat_model", "chat_options", "parameters", "predecessor_id", "inherit")
+
+    name = models.CharField(max_length=64, validators=[slug_validator])
+    revision = models.PositiveIntegerField(default=1, editable=False)
+    strategy = models.CharField(max_length=64, help_text="The RAG strategy, one of agents.strategies.")
+    chat_backend = models.CharField(max_length=32, choices=Backend, default=Backend.LOCAL)
+    chat_model = models.CharField(
+        max_length=300, blank=True, help_text="Name of the model on its backend; empty for the backend's default."
+    )
+    chat_options = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text="base_url, api_key_env, timeout, max_retries, max_tokens, temperature, prices in USD per million tokens, fallback.",
+    )
+    parameters = models.JSONField(default=dict, blank=True, help_text="Parameters of the strategy, validated by it.")
+    predecessor = models.ForeignKey(
+        "self", null=True, blank=True, editable=False, on_delete=models.PROTECT, related_name="successors"
+    )
+    inherit = models.FloatField(
+        default=0.5, help_text="Share of the predecessor's evidence that this revision starts with, 0 to 1."
+    )
+    state = models.CharField(max_length=16, choices=State, default=State.ACTIVE)
+    enabled = models.BooleanField(default=True)
+    note = models.TextField(blank=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, editable=False, on_delete=models.SET_NULL, related_name="+"
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    history = HistoricalRecords()
+
+    class Meta:
+        ordering = ["name", "-revision"]
+        constraints = [
+            models.UniqueConstraint(fields=["name", "revision"], name="variant_revision_once"),
+            models.CheckConstraint(condition=models.Q(inherit__gte=0, inherit__lte=1), name="variant_inherit_share"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} r{self.revision}"

@@ -1,0 +1,41 @@
+"""What retrieval hands to strategies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passage:
+    """A retrieved chunk. `score` is the retriever's own (higher is better); start/end are offsets in the parsed document."""
+
+    chunk_id: int
+    document_id: int
+    document: str
+    text: str
+    score: float
+    rank: int
+    retriever: str
+    heading: str = ""
+    page: int | None = None
+    start: int = 0
+    end: int = 0
+    scores: dict[str, float] = field(default_factory=dict)
+
+    def as_source(self) -> dict[str, Any]:
+        """The form that is logged on the interaction and returned by the API."""
+        return {
+            "chunk_id": self.chunk_id,
+            "document_id": self.document_id,
+            "document": self.document,
+            "heading": self.heading,
+            "page": self.page,
+            "start": self.start,
+            "end": self.end,
+            "text": self.text,
+            "score": round(self.score, 6),
+            "rank": self.rank,
+            "retriever": self.retriever,
+            "scores": {name: round(value, 6) for name, value in self.scores.items()},
+        }

@@ -1,0 +1,1 @@
+"""Bandit policies: pure arithmetic on arrays, one policy a module."""
