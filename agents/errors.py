@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adaptrag.common.errors import AdaptRAGError, InvalidInput, NotFound, Unavailable
+from adaptrag.common.errors import AdaptRAGError, Conflict, InvalidInput, NotFound, Unavailable
 
 
 class DocumentRejected(InvalidInput):
@@ -14,6 +14,10 @@ class DocumentRejected(InvalidInput):
 
 class UnknownAgent(NotFound):
     code = "unknown_agent"
+
+
+class ImmutableVariant(Conflict):
+    code = "immutable_variant"
 
 
 class UnknownCollection(NotFound):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.conf import settings
 from django.core.validators import RegexValidator
 from django.db import models
 from simple_history.models import HistoricalRecords
+
+from agents.errors import ImmutableVariant
 
 slug_validator = RegexValidator(
     r"^[a-z0-9][a-z0-9_-]{0,63}$",
@@ -161,3 +165,13 @@ class AgentVariant(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} r{self.revision}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding and (stored := type(self).objects.filter(pk=self.pk).values(*self.IMMUTABLE).first()):
+            changed = [name for name, value in stored.items() if getattr(self, name) != value]
+            if changed:
+                raise ImmutableVariant(
+                    f"{self} can't change its {', '.join(changed)}: interactions refer to what it did. Make a new revision.",
+                    fields=changed,
+                )
+        super().save(*args, **kwargs)

@@ -1,0 +1,163 @@
+"""Agents: registering, revising, switching, and getting an answer from one."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+
+from adaptrag.common.errors import Conflict, InvalidInput
+from agents.llm.base import OnText
+from agents.llm.factory import chat_model, validate_options
+from agents.models import AgentVariant
+from agents.retrieval.search import retrieve
+from agents.strategies import STRATEGIES
+from agents.strategies.base import AgentAnswer, AgentRequest, Strategy, Tools
+
+DEFAULT_AGENTS = ("naive_rag", "hybrid_rag", "agentic_rag")
+_REVISABLE = ("strategy", "chat_backend", "chat_model", "chat_options", "parameters", "inherit")
+
+
+def agent_validate(*, strategy: str, chat_backend: str, chat_options: dict[str, Any], parameters: dict[str, Any]) -> None:
+    """Raises InvalidInput naming what is wrong with a variant's configuration."""
+    if strategy not in STRATEGIES:
+        raise InvalidInput(f"Unknown strategy {strategy!r}; there are {', '.join(sorted(STRATEGIES))}.", field="strategy")
+    STRATEGIES[strategy].Parameters.from_dict(parameters)
+    validate_options(chat_backend, chat_options)
+
+
+@transaction.atomic
+def agent_register(
+    *,
+    name: str,
+    strategy: str,
+    chat_backend: str = "local",
+    chat_model: str = "",
+    chat_options: dict[str, Any] | None = None,
+    parameters: dict[str, Any] | None = None,
+    state: str = AgentVariant.State.ACTIVE,
+    enabled: bool = True,
+    inherit: float = 0.5,
+    note: str = "",
+    user: Any = None,
+) -> AgentVariant:
+    """A new agent, revision 1. Raises InvalidInput, or Conflict where the name is taken (revise that agent instead)."""
+    if AgentVariant.objects.filter(name=name).exists():
+        raise Conflict(f"There is an agent {name!r} already. Change it (that makes a new revision) or choose another name.", field="name")
+    variant = AgentVariant(
+        name=name,
+        strategy=strategy,
+        chat_backend=chat_backend,
+        chat_model=chat_model,
+        chat_options=chat_options or {},
+        parameters=parameters or {},
+        state=state,
+        enabled=enabled,
+        inherit=inherit,
+        note=note,
+        created_by=user,
+    )
+    return _saved(variant)
+
+
+@transaction.atomic
+def agent_revise(variant: AgentVariant, *, user: Any = None, **changes: Any) -> AgentVariant:
+    """The next revision of an agent, with `changes` to what it does.
+
+    Interactions keep the revision that they used. A new revision that takes traffic at once retires the older ones; a
+    candidate leaves them in place.
+    """
+    newest = AgentVariant.objects.select_for_update().filter(name=variant.name).order_by("-revision").first()
+    if unknown := sorted(set(changes) - {*_REVISABLE, "state", "enabled", "note"}):
+        raise InvalidInput(f"{unknown[0]!r} is not something that a revision can change; it can change {', '.join(_REVISABLE)}.")
+    values = {name: getattr(variant, name) for name in (*_REVISABLE, "enabled", "note")} | {"state": newest.state} | changes
+    revised = AgentVariant(name=variant.name, revision=newest.revision + 1, predecessor=variant, created_by=user, **values)
+    _saved(revised)
+    if revised.state == AgentVariant.State.ACTIVE:
+        for older in AgentVariant.objects.filter(name=variant.name, revision__lt=revised.revision).exclude(
+            state=AgentVariant.State.RETIRED
+        ):
+            agent_set_state(older, AgentVariant.State.RETIRED, user=user)
+    return revised
+
+
+def agent_set_enabled(variant: AgentVariant, enabled: bool, user: Any = None) -> AgentVariant:
+    """Switch an agent on or off for routing; its evidence stays."""
+    variant.enabled = enabled
+    variant._history_user = user
+    variant.save(update_fields=["enabled"])
+    return variant
+
+
+def agent_set_state(variant: AgentVariant, state: str, user: Any = None) -> AgentVariant:
+    """Move a variant to another state of its life. Raises InvalidInput for a state that does not exist."""
+    if state not in AgentVariant.State.values:
+        raise InvalidInput(f"Unknown state {state!r}; there are {', '.join(AgentVariant.State.values)}.", field="state")
+    variant.state = state
+    variant._history_user = user
+    variant.save(update_fields=["state"])
+    return variant
+
+
+def agents_register_defaults(user: Any = None) -> list[AgentVariant]:
+    """The three agents of a fresh installation, on the shipped model. Does nothing where any agent exists."""
+    if AgentVariant.objects.exists():
+        return []
+    return [agent_register(name=name, strategy=name, note="Registered at set-up.", user=user) for name in DEFAULT_AGENTS]
+
+
+def agent_strategy(variant: AgentVariant) -> Strategy:
+    strategy = STRATEGIES.get(variant.strategy)
+    if strategy is None:
+        raise Conflict(f"Agent {variant} uses the strategy {variant.strategy!r}, which this version does not have; revise or retire it.")
+    return strategy(strategy.Parameters.from_dict(variant.parameters))
+
+
+def agent_answer(variant: AgentVariant, request: AgentRequest, *, on_text: OnText | None = None) -> AgentAnswer:
+    """The one way to an answer: API, chat page, comparison, evaluation and simulation all come here.
+
+    Raises NothingIngested, ChatModelUnavailable, ChatModelTimeout, InvalidInput; such an error carries the steps so far as
+    its `trace` attribute.
+    """
+    begun = time.perf_counter()
+    tools = Tools(
+        collection=request.collection,
+        chat=chat_model(variant.chat_backend, variant.chat_model, variant.chat_options),
+        retrieve=retrieve,
+        on_text=on_text,
+    )
+    try:
+        draft = agent_strategy(variant).answer(request, tools)
+    except Exception as error:
+        error.trace = tuple(tools.trace)
+        raise
+    return AgentAnswer(
+        text=draft.text,
+        passages=tuple(dataclasses.replace(passage, rank=rank) for rank, passage in enumerate(draft.passages, start=1)),
+        used=frozenset(passage.chunk_id for passage in draft.used),
+        trace=tuple(tools.trace),
+        usage=tools.usage,
+        model=tools.model,
+        fallback=tools.fallback,
+        latency_ms=(time.perf_counter() - begun) * 1000,
+    )
+
+
+def _saved(variant: AgentVariant) -> AgentVariant:
+    agent_validate(
+        strategy=variant.strategy,
+        chat_backend=variant.chat_backend,
+        chat_options=variant.chat_options,
+        parameters=variant.parameters,
+    )
+    try:
+        variant.full_clean()
+    except ValidationError as error:
+        field, messages = next(iter(error.message_dict.items()))
+        raise InvalidInput(f"{field}: {messages[0]}", field=field) from error
+    variant._history_user = variant.created_by
+    variant.save()
+    return variant

@@ -1,0 +1,181 @@
+"""What every RAG strategy shares: the request, the answer, the tools that trace each step, and parameter validation."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from adaptrag.common.errors import InvalidInput
+from agents.llm.base import ChatModel, Completion, Message, OnText, Usage
+from agents.models import Collection
+from agents.retrieval.base import Passage
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentRequest:
+    """A question for one agent. `messages` are the earlier turns; `top_k` is how many passages are retrieved."""
+
+    question: str
+    collection: Collection
+    messages: tuple[Message, ...] = ()
+    top_k: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentAnswer:
+    """`used` holds the chunk ids that stood in the prompt of the answer; latency in milliseconds."""
+
+    text: str
+    passages: tuple[Passage, ...]
+    used: frozenset[int]
+    trace: tuple[dict[str, Any], ...]
+    usage: Usage
+    model: str
+    fallback: dict[str, Any] | None
+    latency_ms: float
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        return [passage.as_source() | {"used": passage.chunk_id in self.used} for passage in self.passages]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """What a strategy returns; the tools know the rest."""
+
+    text: str
+    passages: Sequence[Passage]
+    used: Sequence[Passage]
+
+
+class Tools:
+    """Retrieval and the chat model as a strategy sees them. Every call leaves a step in the trace."""
+
+    def __init__(
+        self,
+        *,
+        collection: Collection,
+        chat: ChatModel,
+        retrieve: Callable[..., list[Passage]],
+        on_text: OnText | None = None,
+    ) -> None:
+        self._collection = collection
+        self._chat = chat
+        self._retrieve = retrieve
+        self._started = time.perf_counter()
+        self.on_text = on_text
+        self.trace: list[dict[str, Any]] = []
+        self.usage = Usage()
+        self.model = ""
+        self.fallback: dict[str, Any] | None = None
+
+    def retrieve(self, query: str, k: int, method: str, purpose: str = "question") -> list[Passage]:
+        begun = time.perf_counter()
+        passages = self._retrieve(self._collection, query, k, method)
+        self.note(
+            "retrieve", begun, purpose=purpose, method=method, query=query, k=k, chunks=[passage.chunk_id for passage in passages]
+        )
+        return passages
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        purpose: str = "answer",
+        max_tokens: int | None = None,
+        stream: bool = False,
+    ) -> Completion:
+        """Call the chat model; with `stream`, its text goes to the asker as it is made."""
+        begun = time.perf_counter()
+        try:
+            completion = self._chat.complete(messages, max_tokens=max_tokens, on_text=self.on_text if stream else None)
+        except Exception as error:
+            self.note("chat", begun, purpose=purpose, model=self._chat.name, error=str(error))
+            raise
+        self.usage += completion.usage
+        self.model = completion.model
+        self.fallback = completion.fallback or self.fallback
+        self.note(
+            "chat",
+            begun,
+            purpose=purpose,
+            model=completion.model,
+            prompt_tokens=completion.usage.prompt_tokens,
+            completion_tokens=completion.usage.completion_tokens,
+            finish_reason=completion.finish_reason,
+            text=completion.text,
+            **({"fallback": completion.fallback} if completion.fallback else {}),
+        )
+        return completion
+
+    def note(self, step: str, begun: float, **details: Any) -> None:
+        """Add a step: `at_ms` since the question reached the agent, `ms` that it took."""
+        now = time.perf_counter()
+        self.trace.append(
+            {"step": step, "at_ms": round((begun - self._started) * 1000, 2), "ms": round((now - begun) * 1000, 2), **details}
+        )
+
+    def emit(self, text: str) -> None:
+        """Hand over text that was held back until it was known to stand."""
+        if self.on_text and text:
+            self.on_text(text)
+
+
+def parameter(default: Any, help_text: str, *, low: float | None = None, high: float | None = None, choices: Sequence[Any] = ()) -> Any:
+    """A field of a strategy's Parameters, with the bounds that the admin and the API validate against."""
+    return field(default=default, metadata={"help": help_text, "low": low, "high": high, "choices": tuple(choices)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonParameters:
+    """Parameters that every strategy understands."""
+
+    prompt_passages: int = parameter(3, "Passages that stand in the prompt, best first.", low=1, high=50)
+    passage_chars: int = parameter(1200, "A passage longer than this is cut at a sentence in the prompt.", low=200, high=20000)
+    max_tokens: int = parameter(64, "Longest answer, in tokens.", low=1, high=8192)
+    history_turns: int = parameter(2, "Earlier turns of the conversation that stand in the prompt.", low=0, high=20)
+    instructions: str = parameter("", "Replaces the built-in instructions to the chat model.")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> CommonParameters:
+        """Raises InvalidInput naming the parameter, its value and what is allowed."""
+        if not isinstance(values, dict):
+            raise InvalidInput(f"Parameters must be a JSON object, not {type(values).__name__}.")
+        fields = {item.name: item for item in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - set(fields)):
+            raise InvalidInput(f"Unknown parameter {unknown[0]!r}; this strategy knows {', '.join(sorted(fields))}.", parameter=unknown[0])
+        return cls(**{name: _checked(fields[name], value) for name, value in values.items()})
+
+
+def _checked(item: dataclasses.Field, value: Any) -> Any:
+    wanted = type(item.default)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not wanted:
+        raise InvalidInput(f"Parameter {item.name!r} must be {wanted.__name__}, not {value!r}.", parameter=item.name)
+    low, high, choices = (item.metadata[key] for key in ("low", "high", "choices"))
+    if choices and value not in choices:
+        raise InvalidInput(f"Parameter {item.name!r} must be one of {', '.join(map(str, choices))}, not {value!r}.", parameter=item.name)
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        raise InvalidInput(f"Parameter {item.name!r} must lie between {low} and {high}, not {value!r}.", parameter=item.name)
+    return value
+
+
+class Strategy(ABC):
+    """A way to answer. One module holds one strategy; `agents.strategies.STRATEGIES` registers it."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    summary: ClassVar[str]
+    Parameters: ClassVar[type[CommonParameters]] = CommonParameters
+
+    def __init__(self, parameters: CommonParameters) -> None:
+        self.parameters = parameters
+
+    @abstractmethod
+    def answer(self, request: AgentRequest, tools: Tools) -> Draft:
+        """Answer the request. Raises NothingIngested, ChatModelUnavailable."""
