@@ -1,0 +1,214 @@
+"""What every policy shares: the evidence it is given, its validated parameters, and the step from probabilities to an arm."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+import numpy as np
+
+Array = np.ndarray
+SLACK = 1e-9  # rounding allowed where sums of floats must agree
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmEvidence:
+    """What is known of K candidate arms in one category. Rewards lie in [0, 1], so 0 <= totals <= pulls.
+
+    pulls, totals: float arrays, shape (..., K): number of rewards (or their decayed weight) and their sum. Leading axes are
+    independent problems that are solved at once (replay runs its shuffles so).
+    squares: sum of squared rewards, shape (..., K), where it is known.
+    prior_pulls, prior_totals: what the operator assumes before any reward, shape (..., K).
+    table_pulls, table_totals: the same candidates in every category, this one included, shape (..., C, K): what
+    hierarchical policies learn from. overall_pulls, overall_totals: sums over categories, shape (..., K), where the
+    table itself is not at hand.
+    context: the question's vector, shape (D,); designs, responses: LinTS's sums per arm, shapes (K, D, D) and (K, D).
+    Raises ValueError on shapes that disagree, values that are not finite, and totals outside [0, pulls].
+    """
+
+    pulls: Array
+    totals: Array
+    squares: Array | None = None
+    prior_pulls: Array | None = None
+    prior_totals: Array | None = None
+    overall_pulls: Array | None = None
+    overall_totals: Array | None = None
+    table_pulls: Array | None = None
+    table_totals: Array | None = None
+    context: Array | None = None
+    designs: Array | None = None
+    responses: Array | None = None
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            value = getattr(self, spec.name)
+            if value is not None:
+                object.__setattr__(self, spec.name, np.asarray(value, dtype=float))
+        shape = self.pulls.shape
+        if not shape or shape[-1] == 0:
+            raise ValueError("evidence needs at least one arm.")
+        for what in ("", "prior_", "overall_", "table_"):
+            pulls, totals = getattr(self, f"{what}pulls"), getattr(self, f"{what}totals")
+            if (pulls is None) != (totals is None):
+                raise ValueError(f"{what}pulls and {what}totals come together.")
+            if pulls is not None:
+                _check_counts(what, pulls, totals, shape)
+
+    @property
+    def counts(self) -> Array:
+        """Pulls, the priors' included; shape (..., K)."""
+        return self.pulls if self.prior_pulls is None else self.pulls + self.prior_pulls
+
+    @property
+    def sums(self) -> Array:
+        """Total rewards, the priors' included; shape (..., K)."""
+        return self.totals if self.prior_totals is None else self.totals + self.prior_totals
+
+    @property
+    def overall(self) -> tuple[Array, Array]:
+        """(pulls, totals) of each arm over all categories, without priors; this category's alone if no more is known."""
+        if self.overall_pulls is not None:
+            return self.overall_pulls, self.overall_totals
+        if self.table_pulls is not None:
+            return self.table_pulls.sum(axis=-2), self.table_totals.sum(axis=-2)
+        return self.pulls, self.totals
+
+
+def _check_counts(what: str, pulls: Array, totals: Array, shape: tuple[int, ...]) -> None:
+    agrees = pulls.shape[:-2] + pulls.shape[-1:] == shape if what == "table_" else pulls.shape == shape
+    if not agrees or totals.shape != pulls.shape:
+        raise ValueError(f"{what}pulls {pulls.shape} and {what}totals {totals.shape} do not fit arms of shape {shape}.")
+    # One comparison catches NaN too: it is never >= 0.
+    if not ((totals >= -SLACK) & (totals <= pulls * (1 + SLACK) + SLACK) & (pulls < math.inf)).all():
+        raise ValueError(f"{what}totals must lie between 0 and {what}pulls, and both be finite: {totals} of {pulls}.")
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """The rule that picks an arm. Frozen and stateless: all that was learned is in the evidence."""
+
+    kind: ClassVar[str]
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
+        """Raises ValueError that names a parameter, its value and what is allowed."""
+
+    def probabilities(self, evidence: ArmEvidence, rng: np.random.Generator) -> Array:
+        """The probability of each arm, shape (K,), summing to 1. One problem at a time: no leading axes."""
+
+    def choose(self, evidence: ArmEvidence, rng: np.random.Generator) -> Array:
+        """An arm for each leading axis of the evidence, drawn from the same distribution as `probabilities`, often faster."""
+
+    def describe(self) -> str:
+        """One line for people: the rule with its parameters."""
+
+
+def parameter(
+    default: float | str | None,
+    *,
+    low: float = 0.0,
+    high: float = math.inf,
+    above: bool = False,
+    choices: tuple[str, ...] = (),
+    help: str = "",
+) -> Any:
+    """A policy's parameter: a number in [low, high] ((low, high] if `above`), or one of `choices`.
+
+    A default that is an int asks for whole numbers; a default of None allows None."""
+    return field(default=default, metadata={"low": low, "high": high, "above": above, "choices": choices, "help": help})
+
+
+class BasePolicy:
+    """Validation of parameters and a `choose` that draws from `probabilities`; policies are frozen dataclasses of this."""
+
+    kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            object.__setattr__(self, spec.name, _validated(self.kind, spec, getattr(self, spec.name)))
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
+        known = [spec.name for spec in dataclasses.fields(cls)]
+        unknown = sorted(set(parameters) - set(known))
+        if unknown:
+            allowed = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise ValueError(f"{cls.kind} has no parameter {unknown[0]!r}; {allowed}.")
+        return cls(**parameters)
+
+    def probabilities(self, evidence: ArmEvidence, rng: np.random.Generator) -> Array:
+        raise NotImplementedError
+
+    def choose(self, evidence: ArmEvidence, rng: np.random.Generator) -> Array:
+        return np.asarray(draw(self.probabilities(evidence, rng), rng))
+
+    def describe(self) -> str:
+        values = ", ".join(f"{name}={value}" for name, value in dataclasses.asdict(self).items() if value is not None)
+        return f"{self.kind}({values})"
+
+
+def _validated(kind: str, spec: dataclasses.Field, value: Any) -> Any:
+    rule = spec.metadata
+    if value is None and spec.default is None:
+        return None
+    if rule["choices"]:
+        if value not in rule["choices"]:
+            raise ValueError(f"{kind}: {spec.name}={value!r} is not one of {', '.join(rule['choices'])}.")
+        return value
+    whole = isinstance(spec.default, int)
+    allowed = f"{'a whole number' if whole else 'a number'} {'above' if rule['above'] else 'from'} {rule['low']:g}" + (
+        f" to {rule['high']:g}" if math.isfinite(rule["high"]) else ""
+    )
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or (whole and value != int(value)):
+        raise ValueError(f"{kind}: {spec.name}={value!r} must be {allowed}.")
+    if not rule["low"] <= value <= rule["high"] or (rule["above"] and value == rule["low"]):
+        raise ValueError(f"{kind}: {spec.name}={value!r} must be {allowed}.")
+    return int(value) if whole else float(value)
+
+
+def share_among(best: Array) -> Array:
+    """Equal probability to each arm marked in `best`, boolean, shape (..., K)."""
+    return best / best.sum(axis=-1, keepdims=True)
+
+
+def draw(probabilities: Array, rng: np.random.Generator) -> int:
+    """An arm's index, drawn with the given probabilities, shape (K,); an arm of probability 0 is never drawn.
+
+    Raises ValueError if they are negative, not finite, or do not sum to 1."""
+    probabilities = np.asarray(probabilities, dtype=float)
+    cumulative = probabilities.cumsum()
+    if probabilities.size == 0 or not (probabilities >= 0).all() or not abs(cumulative[-1] - 1) < 1e-6:
+        raise ValueError(f"not a probability vector: {probabilities}.")
+    index = int(cumulative.searchsorted(rng.random() * cumulative[-1], side="right"))
+    # Rounding can carry the product up to the last sum; the arm meant is then the last that has any probability.
+    return index if index < len(cumulative) else int(np.flatnonzero(probabilities)[-1])
+
+
+def project(probabilities: Array, floors: Array, caps: Array, incumbent: int) -> Array:
+    """The probability vector that keeps every arm's share in [floor, cap], shape (K,).
+
+    What caps cut off goes to the incumbent arm; the result is then the Euclidean projection onto
+    {x: floors <= x <= caps, sum x = 1}, which moves the other arms by one common amount where their bounds allow.
+    Raises ValueError where a floor exceeds its cap, floors sum to more than 1, or caps to less."""
+    probabilities, floors, caps = (np.asarray(values, dtype=float) for values in (probabilities, floors, caps))
+    if not 0 <= incumbent < len(probabilities):
+        raise ValueError(f"incumbent {incumbent} is not one of {len(probabilities)} arms.")
+    if not ((floors >= 0) & (floors <= caps + SLACK) & (caps <= 1 + SLACK)).all():
+        raise ValueError(f"each share needs 0 <= minimum <= maximum <= 1: minimum {floors}, maximum {caps}.")
+    if floors.sum() > 1 + SLACK:
+        raise ValueError(f"minimum shares sum to {floors.sum():g}, more than 1; lower some of {floors}.")
+    if caps.sum() < 1 - SLACK:
+        raise ValueError(f"maximum shares sum to {caps.sum():g}, less than 1; raise some of {caps}.")
+    wanted = np.minimum(probabilities, caps)
+    wanted[incumbent] += 1 - wanted.sum()
+    if ((wanted >= floors) & (wanted <= caps)).all():
+        return wanted
+    # x(shift) = clip(wanted - shift, floors, caps) sums to a piecewise linear, falling function of shift: find where it is 1.
+    shifts = np.sort(np.concatenate([wanted - caps, wanted - floors]))
+    sums = np.clip(wanted - shifts[:, None], floors, caps).sum(axis=1)
+    shift = np.interp(-1.0, -sums, shifts)
+    return np.clip(wanted - shift, floors, caps)
