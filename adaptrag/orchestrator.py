@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,19 +14,21 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection
 from django.utils import timezone
+from rewards.router import BanditRouter, RoutingDecision
+from rewards.services import interaction_log
 
 from adaptrag.common.errors import AdaptRAGError, InvalidInput
 from adaptrag.common.ids import uuid7
 from agents.classifier import CATEGORIES, classify
-from agents.errors import UnknownCollection
+from agents.errors import AgentFailed, UnknownCollection
 from agents.llm.base import Message, OnText
 from agents.models import AgentVariant, Collection
 from agents.selectors import collection_for, live_variant, live_variants
 from agents.services import agent_answer
-from agents.strategies.base import AgentAnswer, AgentRequest
+from agents.strategies.base import AgentRequest
 from rewards.models import Interaction
-from rewards.router import BanditRouter, RoutingDecision
-from rewards.services import interaction_log
+
+logger = logging.getLogger(__name__)
 
 TOP_K_DEFAULT, TOP_K_MAX = 5, 50
 COMPARE_AGENTS_MAX = 10
@@ -104,8 +107,16 @@ def query(
         routing = _forced_routing(mode)
     agent_request = AgentRequest(question=question, messages=request.messages, collection=collection, top_k=top_k)
     return _answered(
-        variant, agent_request, category=category, mode=mode, routing=routing, logged=logged, session=request.session,
-        user=request.user, on_text=on_text, on_routed=on_routed,
+        variant,
+        agent_request,
+        category=category,
+        mode=mode,
+        routing=routing,
+        logged=logged,
+        session=request.session,
+        user=request.user,
+        on_text=on_text,
+        on_routed=on_routed,
     )
 
 
@@ -128,12 +139,22 @@ def compare(request: CompareRequest) -> list[QueryResult]:
         mode = Interaction.Mode.COMPARE
         try:
             return _answered(
-                variant, agent_request, category=category, mode=mode, routing=_forced_routing(mode), logged={}, user=request.user
+                variant,
+                agent_request,
+                category=category,
+                mode=mode,
+                routing=_forced_routing(mode),
+                logged={},
+                user=request.user,
             )
         except AdaptRAGError as error:
             return QueryResult(
-                interaction_id=UUID(error.details["interaction_id"]), agent=variant.name, revision=variant.revision,
-                category=category, routing=_forced_routing(mode), error={"code": error.code, "message": error.message},
+                interaction_id=UUID(error.details["interaction_id"]),
+                agent=variant.name,
+                revision=variant.revision,
+                category=category,
+                routing=_forced_routing(mode),
+                error={"code": error.code, "message": error.message},
             )
 
     def one_in_thread(variant: AgentVariant) -> QueryResult:
@@ -161,7 +182,9 @@ def question_checked(question: Any) -> str:
             field="question",
         )
     if "\x00" in question or any(0xD800 <= ord(character) <= 0xDFFF for character in question):
-        raise InvalidInput("The question holds a NUL or a lone surrogate, which is not valid text. Send UTF-8.", field="question")
+        raise InvalidInput(
+            "The question holds a NUL or a lone surrogate, which is not valid text. Send UTF-8.", field="question"
+        )
     return question
 
 
@@ -181,40 +204,78 @@ def _answered(
     interaction_id, created_at, begun = uuid7(), timezone.now(), time.perf_counter()
     if on_routed:
         on_routed(
-            {"interaction_id": str(interaction_id), "agent": variant.name, "revision": variant.revision, "category": category,
-             "routing": routing}
-        )  # fmt: skip
+            {
+                "interaction_id": str(interaction_id),
+                "agent": variant.name,
+                "revision": variant.revision,
+                "category": category,
+                "routing": routing,
+            }
+        )
     common = {
-        "id": interaction_id, "created_at": created_at, "question": request.question,
-        "messages": [message.as_dict() for message in request.messages], "session": session, "collection": request.collection,
-        "category": category, "variant": variant, "top_k": request.top_k, "mode": mode, "asked_by": user, **logged,
-    }  # fmt: skip
+        "id": interaction_id,
+        "created_at": created_at,
+        "question": request.question,
+        "messages": [message.as_dict() for message in request.messages],
+        "session": session,
+        "collection": request.collection,
+        "category": category,
+        "variant": variant,
+        "top_k": request.top_k,
+        "mode": mode,
+        "asked_by": user,
+        **logged,
+    }
     try:
         answer = agent_answer(variant, request, on_text=on_text)
     except Exception as error:
-        code, message = (error.code, error.message) if isinstance(error, AdaptRAGError) else ("internal_error", repr(error))
+        expected = isinstance(error, AdaptRAGError)
+        code, message = (error.code, error.message) if expected else (AgentFailed.code, repr(error))
         interaction_log(
-            **common, state=Interaction.State.FAILED, error={"code": code, "message": message[:2000]},
-            trace=list(getattr(error, "trace", ())), latency_ms=(time.perf_counter() - begun) * 1000,
-        )  # fmt: skip
-        if isinstance(error, AdaptRAGError):
+            **common,
+            state=Interaction.State.FAILED,
+            error={"code": code, "message": message[:2000]},
+            trace=list(getattr(error, "trace", ())),
+            latency_ms=(time.perf_counter() - begun) * 1000,
+        )
+        if expected:
             error.details["interaction_id"] = str(interaction_id)
-        raise
+            raise
+        logger.exception("agent %s failed on interaction %s", variant, interaction_id)
+        raise AgentFailed(
+            f"The agent {variant.name!r} failed unexpectedly. The interaction in the admin says how.",
+            interaction_id=str(interaction_id),
+        ) from error
     sources = answer.sources
     interaction_log(
-        **common, answer=answer.text, sources=sources, trace=list(answer.trace), model=answer.model, fallback=answer.fallback,
-        prompt_tokens=answer.usage.prompt_tokens, completion_tokens=answer.usage.completion_tokens,
-        cost_usd=answer.usage.cost_usd, latency_ms=answer.latency_ms,
-    )  # fmt: skip
+        **common,
+        answer=answer.text,
+        sources=sources,
+        trace=list(answer.trace),
+        model=answer.model,
+        fallback=answer.fallback,
+        prompt_tokens=answer.usage.prompt_tokens,
+        completion_tokens=answer.usage.completion_tokens,
+        cost_usd=answer.usage.cost_usd,
+        latency_ms=answer.latency_ms,
+    )
     return QueryResult(
-        interaction_id=interaction_id, agent=variant.name, revision=variant.revision, category=category, routing=routing,
-        answer=answer.text, sources=sources, model=answer.model, fallback=answer.fallback, latency_ms=answer.latency_ms,
+        interaction_id=interaction_id,
+        agent=variant.name,
+        revision=variant.revision,
+        category=category,
+        routing=routing,
+        answer=answer.text,
+        sources=sources,
+        model=answer.model,
+        fallback=answer.fallback,
+        latency_ms=answer.latency_ms,
         usage={
             "prompt_tokens": answer.usage.prompt_tokens,
             "completion_tokens": answer.usage.completion_tokens,
             "cost_usd": answer.usage.cost_usd,
         },
-    )  # fmt: skip
+    )
 
 
 def _bandit_routing(decision: RoutingDecision) -> dict[str, Any]:

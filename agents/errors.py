@@ -40,3 +40,9 @@ class ChatModelUnavailable(Unavailable):
 class ChatModelTimeout(ChatModelUnavailable):
     code = "chat_model_timeout"
     status = 504
+
+
+class AgentFailed(AdaptRAGError):
+    """An agent broke in a way that nobody foresaw; the interaction's row and the log hold the details."""
+
+    code = "agent_failed"

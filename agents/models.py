@@ -126,7 +126,17 @@ class AgentVariant(models.Model):
         OPENAI = "openai_compatible", "OpenAI-compatible server"
         SCRIPTED = "scripted", "scripted (tests)"
 
-    IMMUTABLE = ("name", "revision", "strategy", "chat_backend", "chat_model", "chat_options", "parameters", "predecessor_id", "inherit")
+    IMMUTABLE = (
+        "name",
+        "revision",
+        "strategy",
+        "chat_backend",
+        "chat_model",
+        "chat_options",
+        "parameters",
+        "predecessor_id",
+        "inherit",
+    )
 
     name = models.CharField(max_length=64, validators=[slug_validator])
     revision = models.PositiveIntegerField(default=1, editable=False)
@@ -138,7 +148,7 @@ class AgentVariant(models.Model):
     chat_options = models.JSONField(
         default=dict,
         blank=True,
-        help_text="base_url, api_key_env, timeout, max_retries, max_tokens, temperature, prices in USD per million tokens, fallback.",
+        help_text="base_url, api_key_env, timeout, max_retries, max_tokens, temperature, prices per million tokens, fallback.",
     )
     parameters = models.JSONField(default=dict, blank=True, help_text="Parameters of the strategy, validated by it.")
     predecessor = models.ForeignKey(

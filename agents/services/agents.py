@@ -46,7 +46,9 @@ def agent_register(
 ) -> AgentVariant:
     """A new agent, revision 1. Raises InvalidInput, or Conflict where the name is taken (revise that agent instead)."""
     if AgentVariant.objects.filter(name=name).exists():
-        raise Conflict(f"There is an agent {name!r} already. Change it (that makes a new revision) or choose another name.", field="name")
+        raise Conflict(
+            f"There is an agent {name!r} already. Change it (that makes a new revision) or choose another name.", field="name"
+        )
     variant = AgentVariant(
         name=name,
         strategy=strategy,
@@ -72,7 +74,7 @@ def agent_revise(variant: AgentVariant, *, user: Any = None, **changes: Any) -> 
     """
     newest = AgentVariant.objects.select_for_update().filter(name=variant.name).order_by("-revision").first()
     if unknown := sorted(set(changes) - {*_REVISABLE, "state", "enabled", "note"}):
-        raise InvalidInput(f"{unknown[0]!r} is not something that a revision can change; it can change {', '.join(_REVISABLE)}.")
+        raise InvalidInput(f"A revision can't change {unknown[0]!r}; it can change {', '.join(_REVISABLE)}.")
     values = {name: getattr(variant, name) for name in (*_REVISABLE, "enabled", "note")} | {"state": newest.state} | changes
     revised = AgentVariant(name=variant.name, revision=newest.revision + 1, predecessor=variant, created_by=user, **values)
     _saved(revised)
@@ -112,7 +114,7 @@ def agents_register_defaults(user: Any = None) -> list[AgentVariant]:
 def agent_strategy(variant: AgentVariant) -> Strategy:
     strategy = STRATEGIES.get(variant.strategy)
     if strategy is None:
-        raise Conflict(f"Agent {variant} uses the strategy {variant.strategy!r}, which this version does not have; revise or retire it.")
+        raise Conflict(f"Agent {variant} uses the strategy {variant.strategy!r}, which is not there; revise or retire it.")
     return strategy(strategy.Parameters.from_dict(variant.parameters))
 
 

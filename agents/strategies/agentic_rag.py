@@ -32,7 +32,7 @@ class AgenticParameters(CommonParameters):
 class AgenticRAG(Strategy):
     name = "agentic_rag"
     title = "Agentic RAG"
-    summary = "Drafts, checks the draft for gaps, searches again for what is missing, refines. Slower; for questions with parts."
+    summary = "Drafts, checks the draft for gaps, searches again for what is missing, refines. Slower; for many-part questions."
     Parameters = AgenticParameters
 
     def answer(self, request: AgentRequest, tools: Tools) -> Draft:
@@ -83,7 +83,8 @@ class AgenticRAG(Strategy):
             reply = tools.chat(messages, purpose="critic", max_tokens=32).text.strip().splitlines()
             query = reply[0].strip(" \"'`") if reply else ""
             return "" if query.upper().startswith("NONE") else query[:300]
-        seen = {_stem(word) for passage in used for word in content_words(f"{passage.document} {passage.heading} {passage.text}")}
+        read = " ".join(f"{passage.document} {passage.heading} {passage.text}" for passage in used)
+        seen = {_stem(word) for word in content_words(read)}
         missing = [word for word in content_words(request.question) if _stem(word) not in seen]
         # The draft's own words lead to the second hop: the thing that the first passages named.
         named = [word for word in dict.fromkeys(content_words(draft)) if word[:1].isdigit() or len(word) > 3][:12]

@@ -77,7 +77,13 @@ class Tools:
         begun = time.perf_counter()
         passages = self._retrieve(self._collection, query, k, method)
         self.note(
-            "retrieve", begun, purpose=purpose, method=method, query=query, k=k, chunks=[passage.chunk_id for passage in passages]
+            "retrieve",
+            begun,
+            purpose=purpose,
+            method=method,
+            query=query,
+            k=k,
+            chunks=[passage.chunk_id for passage in passages],
         )
         return passages
 
@@ -125,7 +131,9 @@ class Tools:
             self.on_text(text)
 
 
-def parameter(default: Any, help_text: str, *, low: float | None = None, high: float | None = None, choices: Sequence[Any] = ()) -> Any:
+def parameter(
+    default: Any, help_text: str, *, low: float | None = None, high: float | None = None, choices: Sequence[Any] = ()
+) -> Any:
     """A field of a strategy's Parameters, with the bounds that the admin and the API validate against."""
     return field(default=default, metadata={"help": help_text, "low": low, "high": high, "choices": tuple(choices)})
 
@@ -147,7 +155,9 @@ class CommonParameters:
             raise InvalidInput(f"Parameters must be a JSON object, not {type(values).__name__}.")
         fields = {item.name: item for item in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - set(fields)):
-            raise InvalidInput(f"Unknown parameter {unknown[0]!r}; this strategy knows {', '.join(sorted(fields))}.", parameter=unknown[0])
+            raise InvalidInput(
+                f"Unknown parameter {unknown[0]!r}; this strategy knows {', '.join(sorted(fields))}.", parameter=unknown[0]
+            )
         return cls(**{name: _checked(fields[name], value) for name, value in values.items()})
 
 
@@ -159,7 +169,8 @@ def _checked(item: dataclasses.Field, value: Any) -> Any:
         raise InvalidInput(f"Parameter {item.name!r} must be {wanted.__name__}, not {value!r}.", parameter=item.name)
     low, high, choices = (item.metadata[key] for key in ("low", "high", "choices"))
     if choices and value not in choices:
-        raise InvalidInput(f"Parameter {item.name!r} must be one of {', '.join(map(str, choices))}, not {value!r}.", parameter=item.name)
+        allowed = ", ".join(map(str, choices))
+        raise InvalidInput(f"Parameter {item.name!r} must be one of {allowed}, not {value!r}.", parameter=item.name)
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         raise InvalidInput(f"Parameter {item.name!r} must lie between {low} and {high}, not {value!r}.", parameter=item.name)
     return value

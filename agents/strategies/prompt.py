@@ -20,7 +20,9 @@ _ABSTAINS = re.compile(
     r"no (?:information|answer)|not (?:enough information|mentioned|stated|specified|provided))\b",
     re.IGNORECASE,
 )
-_REFERS_BACK = re.compile(r"\b(?:it|its|this|that|they|them|their|these|those|he|him|his|she|her|there|one|same|former|latter)\b", re.I)
+_REFERS_BACK = re.compile(
+    r"\b(?:it|its|this|that|they|them|their|these|those|he|him|his|she|her|there|one|same|former|latter)\b", re.IGNORECASE
+)
 
 
 def shortened(text: str, limit: int) -> str:

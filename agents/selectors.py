@@ -1,0 +1,27 @@
+"""Reading agents, collections and documents."""
+
+from __future__ import annotations
+
+from agents.errors import UnknownAgent
+from agents.models import AgentVariant
+
+LIVE_STATES = (AgentVariant.State.CANARY, AgentVariant.State.ACTIVE)
+
+
+def live_variants() -> list[AgentVariant]:
+    """The newest live revision of every agent, where it is switched on; ordered by name. One query."""
+    newest: dict[str, AgentVariant] = {}
+    live = AgentVariant.objects.filter(state__in=LIVE_STATES).order_by("name", "-revision")
+    for variant in live:
+        newest.setdefault(variant.name, variant)
+    return [variant for variant in newest.values() if variant.enabled]
+
+
+def live_variant(name: str) -> AgentVariant:
+    """The newest live revision of one agent. Raises UnknownAgent, which names those there are."""
+    variant = AgentVariant.objects.filter(name=name, state__in=LIVE_STATES).order_by("-revision").first()
+    if variant is None or not variant.enabled:
+        known = ", ".join(variant.name for variant in live_variants()) or "none yet: register one in the admin"
+        state = "is switched off or retired" if AgentVariant.objects.filter(name=name).exists() else "does not exist"
+        raise UnknownAgent(f"The agent {name!r} {state}. Agents that answer: {known}.", agent=name)
+    return variant

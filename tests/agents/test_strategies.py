@@ -1,0 +1,189 @@
+"""One contract for every strategy, then what each promises of its own."""
+
+import json
+
+import pytest
+
+from adaptrag.common.errors import InvalidInput
+from agents.errors import ChatModelUnavailable, NothingIngested
+from agents.llm.base import Message
+from agents.models import Collection
+from agents.strategies import STRATEGIES
+from agents.strategies.base import AgentRequest, Tools
+from agents.strategies.prompt import abstains, answer_messages, search_query, shortened
+from tests.agents.doubles import CORPUS, DOWN, Replies, WordOverlap
+
+QUESTION = "Who is the lighthouse keeper?"
+TWO_HOPS = "What is the population where the lighthouse keeper lives?"
+
+
+def run(name, *replies, question=QUESTION, messages=(), top_k=5, texts=None, **parameters):
+    """Answer with a strategy; returns (draft, tools, pieces streamed, retriever, chat)."""
+    pieces: list[str] = []
+    retriever, chat = WordOverlap(texts), Replies(*(replies or ("Marta Olsen.",)))
+    tools = Tools(collection=Collection(name="harbour"), chat=chat, retrieve=retriever, on_text=pieces.append)
+    strategy = STRATEGIES[name](STRATEGIES[name].Parameters.from_dict(parameters))
+    request = AgentRequest(question=question, collection=Collection(name="harbour"), messages=tuple(messages), top_k=top_k)
+    return strategy.answer(request, tools), tools, pieces, retriever, chat
+
+
+every_strategy = pytest.mark.parametrize("name", sorted(STRATEGIES))
+
+
+@every_strategy
+def test_the_answer_is_streamed_once_and_whole(name):
+    draft, _, pieces, _, _ = run(name)
+    assert draft.text == "Marta Olsen."
+    assert "".join(pieces) == draft.text
+
+
+@every_strategy
+def test_what_stood_in_the_prompt_is_what_is_said_to_have_stood_there(name):
+    draft, _, _, _, chat = run(name, top_k=5, prompt_passages=2)
+    prompt = chat.prompts[-1][-1].content
+    assert 1 <= len(draft.used) <= 2
+    for text in CORPUS:
+        assert (text in prompt) == (text in {passage.text for passage in draft.used})
+    assert {passage.chunk_id for passage in draft.used} <= {passage.chunk_id for passage in draft.passages}
+
+
+@every_strategy
+def test_every_call_leaves_a_step_that_can_be_stored(name):
+    _, tools, _, retriever, chat = run(name)
+    steps = [step["step"] for step in tools.trace]
+    assert steps.count("retrieve") == len(retriever.calls)
+    assert steps.count("chat") == len(chat.prompts)
+    assert all(step["ms"] >= 0 and step["at_ms"] >= 0 for step in tools.trace)
+    assert json.loads(json.dumps(tools.trace)) == tools.trace
+    assert tools.usage.prompt_tokens == 10 * len(chat.prompts)
+    assert tools.usage.cost_usd == pytest.approx(0.001 * len(chat.prompts))
+
+
+@every_strategy
+def test_an_empty_collection_is_said_and_no_model_is_asked(name):
+    with pytest.raises(NothingIngested):
+        run(name, texts=[])
+
+
+@every_strategy
+@pytest.mark.parametrize("question", ["漢字 🚢?", "¿Qué?", "‮right to left", "a" * 8000, "<script>alert(1)</script>"])
+def test_any_text_can_be_asked(name, question):
+    draft, _, _, _, chat = run(name, question=question)
+    assert question in chat.prompts[0][-1].content
+    assert draft.text
+
+
+@every_strategy
+def test_a_huge_top_k_gives_what_there_is(name):
+    draft, _, _, _, _ = run(name, top_k=50)
+    assert len({passage.chunk_id for passage in draft.passages}) == len(draft.passages) <= len(CORPUS)
+
+
+@every_strategy
+def test_a_model_that_is_down_fails_the_answer_and_leaves_the_trace(name):
+    with pytest.raises(ChatModelUnavailable):
+        run(name, DOWN)
+
+
+@every_strategy
+def test_parameters_are_named_when_they_are_wrong(name):
+    parameters = STRATEGIES[name].Parameters
+    with pytest.raises(InvalidInput, match="'no_such'"):
+        parameters.from_dict({"no_such": 1})
+    with pytest.raises(InvalidInput, match="'prompt_passages' must lie between 1 and 50, not 0"):
+        parameters.from_dict({"prompt_passages": 0})
+    with pytest.raises(InvalidInput, match="'max_tokens' must be int, not True"):
+        parameters.from_dict({"max_tokens": True})
+    with pytest.raises(InvalidInput, match="JSON object"):
+        parameters.from_dict([1])
+
+
+@every_strategy
+def test_a_follow_up_searches_with_the_question_before_it(name):
+    earlier = [Message(role="user", content="Who is the lighthouse keeper?"), Message(role="assistant", content="Marta Olsen.")]
+    _, _, _, retriever, chat = run(name, "Skarv island.", question="Where does she live?", messages=earlier)
+    assert retriever.calls[0][0] == "Who is the lighthouse keeper? Where does she live?"
+    assert [message.role for message in chat.prompts[0]] == ["system", "user", "assistant", "user"]
+
+
+def test_naive_searches_one_index_and_hybrid_both():
+    assert run("naive_rag")[3].calls == [(QUESTION, 5, "dense")]
+    assert run("naive_rag", retriever="bm25")[3].calls == [(QUESTION, 5, "bm25")]
+    assert run("hybrid_rag")[3].calls == [(QUESTION, 5, "hybrid")]
+
+
+class TestAgentic:
+    def test_a_draft_without_gaps_stands(self):
+        _, tools, pieces, retriever, chat = run("agentic_rag")
+        assert (len(retriever.calls), len(chat.prompts)) == (1, 1)
+        assert pieces == ["Marta Olsen."]
+        assert [step["step"] for step in tools.trace] == ["retrieve", "chat", "critic"]
+
+    def test_words_that_no_passage_covers_are_searched_for(self):
+        draft, _, pieces, retriever, chat = run(
+            "agentic_rag", "I do not know.", "214 people.", question=TWO_HOPS, top_k=1, prompt_passages=2
+        )
+        assert retriever.calls[1][0] == "population"
+        assert draft.text == "214 people." == "".join(pieces)
+        assert CORPUS[2] in chat.prompts[1][-1].content
+        assert CORPUS[1] in {passage.text for passage in draft.passages}
+
+    def test_a_refinement_that_knows_less_does_not_replace_the_draft(self):
+        draft, _, pieces, _, chat = run("agentic_rag", "On Skarv.", "I do not know.", question=TWO_HOPS, top_k=1)
+        assert len(chat.prompts) == 2
+        assert draft.text == "On Skarv." == "".join(pieces)
+
+    def test_it_stops_after_the_retries_allowed(self):
+        _, _, _, retriever, chat = run(
+            "agentic_rag", "I do not know.", question="Which zeppelin crossed Skarv island?", top_k=1, retries=2
+        )
+        assert len(chat.prompts) <= 3
+        assert len(retriever.calls) <= 3
+
+    def test_the_model_can_be_the_critic(self):
+        draft, tools, _, retriever, _ = run(
+            "agentic_rag", "Marta Olsen.", '"population of Skarv"', "Marta Olsen, 214 people.", critic="model", top_k=1
+        )
+        assert retriever.calls[1][0] == "population of Skarv"
+        assert draft.text == "Marta Olsen, 214 people."
+        assert [step.get("purpose") for step in tools.trace if step["step"] == "chat"] == ["draft", "critic", "refine"]
+
+    def test_a_critic_that_is_content_ends_it(self):
+        _, _, _, retriever, _ = run("agentic_rag", "Marta Olsen.", "NONE", critic="model")
+        assert len(retriever.calls) == 1
+
+    def test_a_model_that_breaks_while_refining_fails_the_answer(self):
+        with pytest.raises(ChatModelUnavailable):
+            run("agentic_rag", "I do not know.", DOWN, question=TWO_HOPS, top_k=1)
+
+
+class TestPrompt:
+    def test_a_long_passage_is_cut_behind_a_sentence(self):
+        text = "One sentence here. " * 40
+        cut = shortened(text, 100)
+        assert len(cut) <= 100
+        assert cut.endswith("here.")
+
+    def test_a_passage_without_sentences_is_cut_between_words(self):
+        assert shortened("word " * 100, 52).endswith("word …")
+
+    @pytest.mark.parametrize("text", ["I don't know.", "", "The passages do not contain that.", "No information is given."])
+    def test_abstention_is_recognised(self, text):
+        assert abstains(text)
+
+    @pytest.mark.parametrize("text", ["Marta Olsen.", "It is known as Skarv.", "No, at five."])
+    def test_an_answer_is_no_abstention(self, text):
+        assert not abstains(text)
+
+    def test_own_instructions_replace_the_built_in_ones(self):
+        parameters = STRATEGIES["hybrid_rag"].Parameters.from_dict({"instructions": "Answer in French."})
+        request = AgentRequest(question="?", collection=Collection(name="harbour"))
+        assert answer_messages(request, [], parameters)[0].content == "Answer in French."
+
+    def test_a_question_that_stands_alone_is_searched_alone(self):
+        request = AgentRequest(
+            question="When do the ferries leave in the morning?",
+            collection=Collection(name="harbour"),
+            messages=(Message(role="user", content="Who is the keeper?"),),
+        )
+        assert search_query(request) == "When do the ferries leave in the morning?"
