@@ -1,0 +1,1 @@
+"""How we know: offline evaluation of agents, models and policies."""
