@@ -46,8 +46,8 @@ def process_is_gone(name: str) -> bool:
     return _start_time(int(pid)) != started
 
 
-def die_with_parent() -> None:
-    """Have the kernel send SIGKILL to this process as soon as its parent is gone (prctl(2), PR_SET_PDEATHSIG; Linux)."""
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal as soon as its parent is gone (prctl(2), PR_SET_PDEATHSIG; Linux)."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
-        ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, number, 0, 0, 0)
