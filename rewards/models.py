@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection as Names
+from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
-from django.db import models
+from django.db import models, transaction
+from django.utils import timezone
 from simple_history.models import HistoricalRecords
 
 from adaptrag.common.ids import uuid7
 from agents.models import AgentVariant, Collection
+from rewards.bandit import POLICIES, Policy
 
 UNIT = [MinValueValidator(0.0), MaxValueValidator(1.0)]
 
 
 class RoutingPolicy(models.Model):
-    """The rule that picks an arm, with its parameters. One row is active; each saved change raises `revision`."""
+    """The rule that picks an arm, with its parameters. One row is active; each saved change raises `revision`.
+
+    `rewards.services.policy_save` and `policy_activate` are the ways to change one: they keep the arms in step.
+    """
+
+    # What a logged (policy, revision) must pin down for a decision to be explained later.
+    REVISED_BY = ("kind", "parameters", "min_share", "judges_count", "learn_since")
 
     class Kind(models.TextChoices):
         THOMPSON = "thompson", "Thompson sampling (Beta posteriors)"
@@ -28,11 +38,12 @@ class RoutingPolicy(models.Model):
     kind = models.CharField(max_length=32, choices=Kind, default=Kind.THOMPSON)
     parameters = models.JSONField(default=dict, blank=True)
     min_share = models.FloatField(
-        default=0.02, validators=[MinValueValidator(0.0), MaxValueValidator(0.5)],
+        default=0.02,
+        validators=[MinValueValidator(0.0), MaxValueValidator(0.5)],
         help_text="Smallest share of the traffic that every enabled agent keeps (exploration floor).",
     )
     judges_count = models.BooleanField(default=False, help_text="Let judges' and metrics' ratings move the arms too.")
-    active = models.BooleanField(default=False)
+    active = models.BooleanField(default=False, editable=False)
     revision = models.PositiveIntegerField(default=1, editable=False)
     learn_since = models.DateTimeField(
         null=True, blank=True, editable=False, help_text="Interactions before this moment no longer count (set by a reset)."
@@ -42,12 +53,34 @@ class RoutingPolicy(models.Model):
 
     class Meta:
         verbose_name_plural = "routing policies"
-        constraints = [
-            models.UniqueConstraint(fields=["active"], condition=models.Q(active=True), name="policy_one_active")
-        ]
+        constraints = [models.UniqueConstraint(fields=["active"], condition=models.Q(active=True), name="policy_one_active")]
 
     def __str__(self) -> str:
         return f"{self.name} r{self.revision}"
+
+    @transaction.atomic
+    def save(self, *args: Any, update_fields: Names[str] | None = None, **kwargs: Any) -> None:
+        stored = None if self.pk is None else RoutingPolicy.objects.select_for_update().filter(pk=self.pk).first()
+        if stored:
+            self.revision = stored.revision + any(getattr(self, name) != getattr(stored, name) for name in self.REVISED_BY)
+            update_fields = None if update_fields is None else {*update_fields, "revision"}
+        super().save(*args, update_fields=update_fields, **kwargs)
+
+    def clean(self) -> None:
+        if not math.isfinite(self.min_share):
+            raise ValidationError({"min_share": f"{self.min_share} is not a share; use a number from 0 to 0.5."})
+        try:
+            self.rule()
+        except ValueError as error:
+            raise ValidationError({"parameters" if self.kind in POLICIES else "kind": str(error)}) from error
+
+    def rule(self) -> Policy:
+        """The policy itself. Raises ValueError that names the parameter at fault."""
+        if self.kind not in POLICIES:
+            raise ValueError(f"unknown policy {self.kind!r}; there are {', '.join(POLICIES)}.")
+        if not isinstance(self.parameters, dict):
+            raise ValueError(f'parameters are a JSON object such as {{"c": 1.4}}, not {self.parameters!r}.')
+        return POLICIES[self.kind].from_parameters(self.parameters)
 
 
 class PriorReward(models.Model):
@@ -65,7 +98,11 @@ class PriorReward(models.Model):
         ordering = ["agent_name", "category"]
         constraints = [
             models.UniqueConstraint(fields=["category", "agent_name"], name="prior_once"),
-            models.CheckConstraint(condition=models.Q(pulls__gte=0, total__gte=0), name="prior_not_negative"),
+            models.CheckConstraint(
+                condition=models.Q(pulls__gte=0, total__gte=0, total__lte=models.F("pulls")),
+                name="prior_total_within_pulls",
+                violation_error_message="The total lies between 0 and the pulls: each reward is at most 1.",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -110,7 +147,7 @@ class Interaction(models.Model):
         FAILED = "failed"
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    created_at = models.DateTimeField(db_index=True)
+    created_at = models.DateTimeField(default=timezone.now, db_index=True)
     state = models.CharField(max_length=16, choices=State, default=State.ANSWERED)
     error = models.JSONField(null=True, blank=True, help_text="{code, message} of a failed answer.")
     question = models.TextField()
@@ -136,10 +173,6 @@ class Interaction(models.Model):
     cost_usd = models.FloatField(default=0)
     latency_ms = models.FloatField(default=0)
     asked_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
-    # What this interaction added to its arm (at most one pull), so that a changed rating subtracts exactly that.
-    applied_arm = models.ForeignKey(BanditArm, null=True, blank=True, editable=False, on_delete=models.SET_NULL, related_name="+")
-    applied_value = models.FloatField(null=True, blank=True, editable=False)
-    applied_policy_revision = models.PositiveIntegerField(null=True, blank=True, editable=False)
 
     class Meta:
         ordering = ["-created_at"]
@@ -163,8 +196,8 @@ class Reward(models.Model):
     value = models.FloatField(validators=UNIT)
     correction = models.TextField(blank=True)
     comment = models.TextField(blank=True)
-    created_at = models.DateTimeField(db_index=True)
-    updated_at = models.DateTimeField(auto_now=True)
+    created_at = models.DateTimeField(default=timezone.now, db_index=True)
+    updated_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
         ordering = ["-created_at"]
@@ -175,3 +208,23 @@ class Reward(models.Model):
 
     def __str__(self) -> str:
         return f"{self.value:g} by {self.rater}"
+
+
+class Pull(models.Model):
+    """What an interaction has added to its arm: one pull at most, held by the primary key.
+
+    A changed rating subtracts exactly this. Kept apart from Interaction so that feedback, a reset and a rebuild write
+    narrow rows instead of the passages and answers (docs/decisions/0005-one-pull-an-interaction.md).
+    """
+
+    interaction = models.OneToOneField(Interaction, primary_key=True, on_delete=models.CASCADE, related_name="pull")
+    arm = models.ForeignKey(BanditArm, on_delete=models.CASCADE, related_name="+")
+    value = models.FloatField(help_text="Mean of the ratings that count.")
+    at = models.DateTimeField(db_index=True, help_text="When the question was asked.")
+    policy_revision = models.PositiveIntegerField(help_text="Of the policy whose rules chose the ratings that count.")
+
+    class Meta:
+        ordering = ["-at"]
+
+    def __str__(self) -> str:
+        return f"{self.value:g} for {self.arm_id}"

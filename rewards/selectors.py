@@ -1,0 +1,100 @@
+"""Reading policies and what the router needs for a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import connection
+
+from agents.models import AgentVariant
+from rewards.models import BanditArm, PriorReward, RoutingPolicy
+
+DEFAULT_POLICY = "thompson"
+
+
+def active_policy() -> RoutingPolicy:
+    """The policy that routes. A site that has none yet gets Thompson sampling."""
+    policy = RoutingPolicy.objects.filter(active=True).first()
+    if policy is None:
+        # Two processes may find none at once; the row's unique name and the "one active" constraint let one of them make it.
+        RoutingPolicy.objects.bulk_create([RoutingPolicy(name=DEFAULT_POLICY, active=True)], ignore_conflicts=True)
+        RoutingPolicy.objects.filter(name=DEFAULT_POLICY).update(active=True)
+        policy = RoutingPolicy.objects.get(active=True)
+    return policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ancestor:
+    """A variant or one of its predecessors, with its own evidence in the category and its agent's prior there."""
+
+    predecessor: int | None
+    inherit: float
+    pulls: float
+    total: float
+    prior_pulls: float
+    prior_total: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionState:
+    """Everything in the database that a routing decision depends on. `parameters` is the policy's JSON as stored."""
+
+    policy: str
+    kind: str
+    parameters: str
+    min_share: float
+    revision: int
+    family: dict[int, Ancestor]
+
+
+# One statement that walks each candidate's predecessors, written out because the query compiler alone costs more than the
+# query (0.9 against 0.2 ms with 20 agents) and cannot express the recursion.
+_STATE = """
+WITH RECURSIVE family(id, name, predecessor_id, inherit) AS (
+    SELECT id, name, predecessor_id, inherit FROM {variant} WHERE id IN ({ids})
+    UNION
+    SELECT v.id, v.name, v.predecessor_id, v.inherit FROM {variant} v JOIN family f ON v.id = f.predecessor_id
+)
+SELECT f.id, f.predecessor_id, f.inherit, a.pulls, a.total, p.pulls, p.total,
+       r.name, r.kind, r.parameters, r.min_share, r.revision
+FROM family f
+LEFT JOIN {arm} a ON a.variant_id = f.id AND a.category = %s
+LEFT JOIN {prior} p ON p.agent_name = f.name AND p.category = %s
+LEFT JOIN {policy} r ON r.active
+"""
+_TABLES = {
+    "variant": AgentVariant._meta.db_table,
+    "arm": BanditArm._meta.db_table,
+    "prior": PriorReward._meta.db_table,
+    "policy": RoutingPolicy._meta.db_table,
+}
+
+
+def decision_state(category: str, variants: Sequence[AgentVariant]) -> DecisionState:
+    """Policy, priors and evidence for a choice among saved `variants` in one query."""
+    rows = _state_rows(category, [variant.pk for variant in variants])
+    if rows[0][7] is None:
+        active_policy()
+        rows = _state_rows(category, [variant.pk for variant in variants])
+    name, kind, parameters, min_share, revision = rows[0][7:]
+    family = {
+        row[0]: Ancestor(
+            predecessor=row[1],
+            inherit=row[2],
+            pulls=row[3] or 0.0,
+            total=row[4] or 0.0,
+            prior_pulls=row[5] or 0.0,
+            prior_total=row[6] or 0.0,
+        )
+        for row in rows
+    }
+    return DecisionState(policy=name, kind=kind, parameters=parameters, min_share=min_share, revision=revision, family=family)
+
+
+def _state_rows(category: str, ids: list[int]) -> list[tuple[Any, ...]]:
+    sql = _STATE.format(ids=",".join(["%s"] * len(ids)), **_TABLES)
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [*ids, category, category])
+        return cursor.fetchall()

@@ -1,0 +1,25 @@
+"""Every change to interactions, rewards, arms, priors and policies, one function each."""
+
+from __future__ import annotations
+
+from rewards.services.arms import arms_rebuild, learning_reset
+from rewards.services.feedback import FeedbackResult, feedback_record
+from rewards.services.interactions import interaction_log
+from rewards.services.log_export import ExportResult, log_export
+from rewards.services.log_import import ImportResult, log_import
+from rewards.services.policies import policy_activate, policy_save, prior_set
+
+__all__ = [
+    "ExportResult",
+    "FeedbackResult",
+    "ImportResult",
+    "arms_rebuild",
+    "feedback_record",
+    "interaction_log",
+    "learning_reset",
+    "log_export",
+    "log_import",
+    "policy_activate",
+    "policy_save",
+    "prior_set",
+]

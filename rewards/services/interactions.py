@@ -1,0 +1,14 @@
+"""The log of what was asked and answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rewards.models import Interaction
+
+
+def interaction_log(**fields: Any) -> Interaction:
+    """Log one interaction: a single INSERT. `fields` are those of Interaction."""
+    interaction = Interaction(**fields)
+    interaction.save(force_insert=True)
+    return interaction
