@@ -1,0 +1,237 @@
+"""The admin's home: what happens on this site, what is learned, what runs, what went wrong, and what to do next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import Avg, Count, Q
+from django.db.models.functions import TruncDay, TruncHour
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils import timezone
+
+from adaptrag.api.models import ApiKey
+from adaptrag.common.models import Job
+from adaptrag.common.selectors import queue_status
+from adaptrag.console.charts import band_chart, stacked_bars
+from adaptrag.console.figures import Estimate, mean_rewards, percentile, proportion
+from agents.models import Document
+from agents.selectors import live_variants
+from rewards.models import Interaction, Pull, Reward
+
+LATENCIES = 5000  # the latest answers that the percentile is taken from
+ERRORS = 6
+JOBS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Period:
+    """A span of time up to now, cut into buckets of an hour or a day."""
+
+    key: str
+    title: str
+    step: timedelta
+    buckets: int
+
+    @property
+    def hourly(self) -> bool:
+        return self.step < timedelta(days=1)
+
+    def starts(self, now: datetime) -> list[datetime]:
+        """The start of each bucket, oldest first; the last one holds `now`."""
+        last = timezone.localtime(now).replace(minute=0, second=0, microsecond=0)
+        last = last if self.hourly else last.replace(hour=0)
+        return [last - self.step * back for back in range(self.buckets - 1, -1, -1)]
+
+    def label(self, start: datetime) -> str:
+        return f"{start:%H}:00" if self.hourly else f"{start.day} {start:%b}"
+
+
+PERIODS = {
+    period.key: period
+    for period in (
+        Period(key="24h", title="24 hours", step=timedelta(hours=1), buckets=24),
+        Period(key="7d", title="7 days", step=timedelta(days=1), buckets=7),
+        Period(key="30d", title="30 days", step=timedelta(days=1), buckets=30),
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One of the first things to do on a new site."""
+
+    title: str
+    detail: str
+    url: str
+    done: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """Something that failed: when, where, and in what words."""
+
+    at: datetime
+    kind: str
+    title: str
+    message: str
+    url: str
+
+
+def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
+    """What unfold calls for the admin's index page."""
+    period = PERIODS.get(request.GET.get("period", ""), PERIODS["7d"])
+    context["period"] = period
+    context["periods"] = PERIODS.values()
+    if request.user.has_perm("rewards.view_interaction"):
+        context |= _traffic(period)
+    if request.user.has_perm("common.view_job"):
+        context["queues"] = [one for one in queue_status() if one.stalled]
+    context["jobs"] = live_jobs(request)
+    context["troubles"] = _troubles(request)
+    steps = _steps()
+    context["steps"] = steps if not all(step.done for step in steps) else []
+    return context
+
+
+def live_jobs(request: HttpRequest) -> list[Job]:
+    """Jobs that wait or run; for the fragment that the page fetches again while there are any."""
+    if not request.user.has_perm("common.view_job"):
+        return []
+    return list(Job.objects.filter(state__in=Job.LIVE).defer("log", "traceback", "payload", "result")[:JOBS])
+
+
+def _traffic(period: Period) -> dict[str, Any]:
+    now = timezone.now()
+    starts = period.starts(now)
+    since = starts[0]
+    place = {start: index for index, start in enumerate(starts)}
+    trunc = TruncHour if period.hourly else TruncDay
+    inside = Interaction.objects.filter(created_at__gte=since).order_by()
+    counts = inside.annotate(bucket=trunc("created_at")).values_list("bucket", "variant__name")
+    by_agent: dict[str, list[int]] = {}
+    failed = 0
+    for bucket, name, n, failures in counts.annotate(n=Count("pk"), failures=Count("pk", filter=Q(state="failed"))):
+        failed += failures
+        if bucket in place:
+            by_agent.setdefault(name, [0] * len(starts))[place[bucket]] += n
+    total = sum(map(sum, by_agent.values()))
+    before = Interaction.objects.filter(created_at__lt=since, created_at__gte=since - period.step * period.buckets).count()
+    labels = [period.label(start) for start in starts]
+    rewards = _rewards(since, trunc, starts)
+    return {
+        "total": total,
+        "before": before,
+        "failures": proportion(failed, total),
+        "failed": failed,
+        "latency": _latency(since),
+        "reward": _overall(since),
+        "traffic_chart": stacked_bars(labels, dict(sorted(by_agent.items()))),
+        "traffic_table": list(zip(labels, zip(*by_agent.values(), strict=True), strict=True)) if by_agent else [],
+        "traffic_agents": sorted(by_agent),
+        "reward_chart": band_chart(labels, rewards),
+        "reward_table": [(label, one) for label, one in zip(labels, rewards, strict=True) if one.n],
+        "rated": any(one.n for one in rewards),
+        "since": since,
+    }
+
+
+def _rewards(since: datetime, trunc: Any, starts: list[datetime]) -> list[Estimate]:
+    """The mean reward of what was asked in each bucket."""
+    rows = Pull.objects.filter(at__gte=since).order_by().annotate(bucket=trunc("at")).values_list("bucket")
+    found = {bucket: (n, mean) for bucket, n, mean in rows.annotate(n=Count("pk"), mean=Avg("value"))}
+    counts = [found.get(start, (0, 0.0))[0] for start in starts]
+    return mean_rewards([n * found[start][1] if n else 0.0 for start, n in zip(starts, counts, strict=True)], counts)
+
+
+def _overall(since: datetime) -> Estimate:
+    figures = Pull.objects.filter(at__gte=since).aggregate(n=Count("pk"), mean=Avg("value"))
+    return mean_rewards([figures["n"] * (figures["mean"] or 0.0)], [figures["n"]])[0]
+
+
+def _latency(since: datetime) -> Estimate:
+    """Seconds within which 95 % of the answers came."""
+    answers = Interaction.objects.filter(created_at__gte=since, state=Interaction.State.ANSWERED)
+    recent = answers.exclude(mode=Interaction.Mode.IMPORTED).order_by("-created_at")
+    return percentile([value / 1000 for value in recent.values_list("latency_ms", flat=True)[:LATENCIES]], 0.95)
+
+
+def _troubles(request: HttpRequest) -> list[Trouble]:
+    """What failed last, the latest first."""
+    since = timezone.now() - timedelta(days=7)
+    found: list[Trouble] = []
+    if request.user.has_perm("rewards.view_interaction"):
+        failed = Interaction.objects.filter(state=Interaction.State.FAILED, created_at__gte=since).select_related("variant")
+        found += [
+            Trouble(
+                at=one.created_at,
+                kind="Question",
+                title=f"{one.variant}: {one.question[:100]}",
+                message=(one.error or {}).get("message", ""),
+                url=reverse("admin:rewards_interaction_change", args=[one.pk]),
+            )
+            for one in failed.order_by("-created_at").defer("sources", "trace", "answer", "candidates", "messages")[:ERRORS]
+        ]
+    if request.user.has_perm("common.view_job"):
+        jobs = Job.objects.filter(state=Job.State.FAILED, finished_at__gte=since).order_by("-finished_at")
+        found += [
+            Trouble(
+                at=job.finished_at,
+                kind="Job",
+                title=str(job),
+                message=job.error,
+                url=reverse("admin:common_job_change", args=[job.pk]),
+            )
+            for job in jobs.defer("log", "traceback", "payload", "result")[:ERRORS]
+        ]
+    if request.user.has_perm("agents.view_document"):
+        documents = Document.objects.filter(state=Document.State.FAILED, updated_at__gte=since).order_by("-updated_at")
+        found += [
+            Trouble(
+                at=document.updated_at,
+                kind="Document",
+                title=str(document),
+                message=document.error,
+                url=reverse("admin:agents_document_change", args=[document.pk]),
+            )
+            for document in documents[:ERRORS]
+        ]
+    return sorted(found, key=lambda one: one.at, reverse=True)[:ERRORS]
+
+
+def _steps() -> list[Step]:
+    documents = Document.objects.filter(state=Document.State.READY).exists()
+    return [
+        Step(
+            title="Ingest documents",
+            detail="Upload files, or run manage.py ingest on a folder.",
+            url=reverse("admin:agents_document_add"),
+            done=documents,
+        ),
+        Step(
+            title="Register agents",
+            detail="Several that search and answer differently; the router learns which to trust.",
+            url=reverse("admin:agents_agentvariant_add"),
+            done=bool(live_variants()),
+        ),
+        Step(
+            title="Create an API key",
+            detail="For programs that ask and give feedback.",
+            url=reverse("admin:api_apikey_add"),
+            done=ApiKey.objects.exists(),
+        ),
+        Step(
+            title="Ask a question",
+            detail="On the chat page, or by POST /api/query.",
+            url=reverse("chat"),
+            done=Interaction.objects.exists(),
+        ),
+        Step(
+            title="Rate an answer",
+            detail="A thumb is enough. Each rating moves the routing.",
+            url=reverse("chat"),
+            done=Reward.objects.exists(),
+        ),
+    ]

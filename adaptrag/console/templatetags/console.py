@@ -1,0 +1,53 @@
+"""Filters of the console's templates."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django import template
+from django.utils.safestring import SafeString
+
+from adaptrag.console import richtext, wording
+from rewards.models import Interaction
+
+register = template.Library()
+
+
+@register.filter
+def answer_html(interaction: Interaction) -> SafeString:
+    """The answer with a little Markdown; `[n]` leads to the turn's source n."""
+    return richtext.answer_html(interaction.answer, len(interaction.sources), f"source-{interaction.pk}")
+
+
+@register.filter
+def seconds(milliseconds: float) -> str:
+    return wording.seconds(milliseconds / 1000)
+
+
+@register.filter
+def duration(value: float) -> str:
+    """Seconds in words."""
+    return wording.seconds(value)
+
+
+@register.filter(name="json")
+def as_json(value: Any) -> str:
+    """For a data attribute: the template escapes it like any text."""
+    return json.dumps(value)
+
+
+@register.filter
+def share(value: float) -> str:
+    return wording.share(value)
+
+
+@register.filter
+def percent(value: float) -> str:
+    """0.5 -> "50.00", for widths in CSS."""
+    return f"{100 * value:.2f}"
+
+
+@register.filter
+def get(values: dict[str, Any], key: str) -> Any:
+    return values.get(key)

@@ -1,0 +1,79 @@
+"""Figures and choices, said in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rewards.models import Interaction
+
+POLICY_NAMES = {"thompson": "Thompson sampling", "ucb1": "UCB1", "epsilon_greedy": "Epsilon-greedy"}
+
+
+def seconds(value: float) -> str:
+    """0.04 -> "40 ms", 1.234 -> "1.2 s", 74 -> "74 s"."""
+    if value < 0.1:
+        return f"{value * 1000:.0f} ms"
+    return f"{value:.1f} s" if value < 9.95 else f"{value:.0f} s"
+
+
+def share(value: float) -> str:
+    """0.031 -> "3 %", 0.0004 -> "under 1 %"."""
+    return "under 1 %" if 0 < value < 0.005 else f"{value:.0%}".replace("%", " %")
+
+
+def chosen_candidate(interaction: Interaction) -> dict[str, Any] | None:
+    return next(
+        (one for one in interaction.candidates if one.get("variant_id") == interaction.variant_id),
+        None,
+    )
+
+
+def why(interaction: Interaction) -> str:
+    """Why this agent answered, in a sentence or two."""
+    if interaction.mode == Interaction.Mode.MANUAL:
+        return "You chose this agent."
+    if interaction.mode == Interaction.Mode.COMPARE:
+        return "Asked side by side with other agents."
+    if interaction.mode == Interaction.Mode.IMPORTED:
+        return "Imported from a log."
+    chosen = chosen_candidate(interaction)
+    if chosen is None:
+        return ""
+    if len(interaction.candidates) == 1:
+        return "The only agent that is switched on."
+    others = [one for one in interaction.candidates if one is not chosen]
+    kind = f"{interaction.category} questions"
+    if all(not one["pulls"] for one in interaction.candidates):
+        return f"No answer to {kind} was rated yet, so every agent gets its turn."
+    likeliest = max(others, key=lambda one: one["probability"])
+    chance = share(chosen["probability"])
+    if chosen["probability"] >= likeliest["probability"]:
+        return (
+            f"The router gives it {chance} of {kind}: {_evidence(chosen)}. "
+            f"Next comes {likeliest['agent']}, {_evidence(likeliest)}."
+        )
+    return (
+        f"Tried to learn more about it: the router gives it {chance} of {kind} ({_evidence(chosen)}). "
+        f"{likeliest['agent']} leads, {_evidence(likeliest)}."
+    )
+
+
+def changed(outcome: str, arm: dict[str, Any] | None) -> str:
+    """What a rating did, for the one who gave it. `arm` is rewards.services.FeedbackResult.arm."""
+    if outcome == "unchanged":
+        return "That is the rating you had given; nothing changed."
+    begun = "Saved." if outcome == "created" else "Your rating was replaced."
+    if arm is None:
+        return f"{begun} It moves no agent, because this answer was not part of the routing."
+    pulls = arm["pulls"]
+    return (
+        f"{begun} {arm['agent']} now has a mean of {arm['mean']:.2f} on {arm['category']} questions, "
+        f"from {pulls:g} rated answer{'' if pulls == 1 else 's'}."
+    )
+
+
+def _evidence(candidate: dict[str, Any]) -> str:
+    """Pulls hold priors and what a revision inherited, so they are no mere count of ratings."""
+    if not candidate["pulls"]:
+        return "not rated yet"
+    return f"mean rating {candidate['mean']:.2f} from {candidate['pulls']:g} with priors"

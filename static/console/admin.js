@@ -1,0 +1,98 @@
+// Charts and copy buttons of the admin's own pages. Chart.js comes with django-unfold and is loaded before this file.
+(() => {
+  "use strict";
+
+  const style = () => getComputedStyle(document.documentElement);
+
+  const resolved = (value) => {
+    const name = typeof value === "string" && value.match(/^var\((--[\w-]+)\)$/)?.[1];
+    return name ? style().getPropertyValue(name).trim() : value;
+  };
+
+  const coloured = (series) => ({
+    labels: series.labels,
+    datasets: series.datasets.map((set) => ({
+      ...set,
+      backgroundColor: resolved(set.backgroundColor),
+      borderColor: resolved(set.borderColor),
+    })),
+  });
+
+  const axis = (extra) => ({
+    border: { display: false },
+    ticks: { color: resolved("var(--ar-axis)"), maxRotation: 0, autoSkipPadding: 12 },
+    grid: { color: resolved("var(--ar-grid)"), tickLength: 4 },
+    ...extra,
+  });
+
+  const legend = (filter) => ({
+    position: "bottom",
+    align: "start",
+    labels: { color: resolved("var(--ar-axis)"), boxWidth: 9, boxHeight: 9, usePointStyle: true, pointStyle: "rectRounded", filter },
+  });
+
+  const common = { animation: false, maintainAspectRatio: false, interaction: { mode: "index", intersect: false } };
+
+  const options = {
+    bars: () => ({
+      ...common,
+      maxBarThickness: 42,
+      scales: {
+        x: axis({ stacked: true, grid: { display: false } }),
+        y: { ...axis({ stacked: true, beginAtZero: true }), ticks: { ...axis().ticks, precision: 0, maxTicksLimit: 6 } },
+      },
+      plugins: { legend: legend() },
+    }),
+    band: () => ({
+      ...common,
+      scales: { x: axis({ grid: { display: false } }), y: axis({ min: 0, max: 1 }) },
+      plugins: {
+        legend: { display: false },
+        tooltip: {
+          callbacks: {
+            label: ({ dataset, dataIndex, parsed }) => {
+              const text = `${dataset.label} ${parsed.y.toFixed(2)}`;
+              return dataset.counts ? `${text} (n ${dataset.counts[dataIndex]})` : text;
+            },
+          },
+        },
+      },
+    }),
+  };
+
+  const charts = [];
+
+  function draw() {
+    while (charts.length) charts.pop().destroy();
+    Chart.defaults.font.family = "Inter, sans-serif";
+    Chart.defaults.font.size = 12;
+    for (const canvas of document.querySelectorAll("canvas[data-chart]")) {
+      const kind = canvas.dataset.chart;
+      charts.push(new Chart(canvas, {
+        type: kind === "bars" ? "bar" : "line",
+        data: coloured(JSON.parse(canvas.dataset.series)),
+        options: options[kind](),
+      }));
+    }
+  }
+
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) return;
+    const field = document.getElementById(button.dataset.copy);
+    field.select();
+    // Browsers offer the clipboard to pages on HTTPS or localhost; elsewhere the text stays selected for Ctrl-C.
+    try {
+      await navigator.clipboard.writeText(field.value);
+      button.lastElementChild.textContent = "Copied";
+    } catch {
+      button.lastElementChild.textContent = "Press Ctrl-C";
+    }
+  });
+
+  window.addEventListener("load", () => {
+    draw();
+    // The theme switch changes a class on <html>; a canvas takes no colours from CSS by itself.
+    new MutationObserver(draw).observe(document.documentElement, { attributes: true, attributeFilter: ["class"] });
+  });
+})();
