@@ -3,11 +3,15 @@
 Every variable is described in docs/configuration.md; `manage.py check --deploy` names what a production site still lacks.
 """
 
+import logging
 import os
 import secrets
 from pathlib import Path
 
 import environ
+
+from adaptrag.console.theme import UNFOLD  # noqa: F401 the admin theme's settings
+from adaptrag.logs import logging_settings
 
 # Two decode threads that spin wait for each other as soon as anything else runs; passive waiting lets them share a core.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -17,6 +21,18 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
 if (BASE_DIR / ".env").is_file():
     env.read_env(str(BASE_DIR / ".env"))
+
+# Variables whose text can't be read; system checks name them, and the defaults stand in until they are mended.
+MALFORMED_ENVIRONMENT: dict[str, str] = {}
+
+
+def _number(name: str, default: float, cast=env.int):
+    try:
+        return cast(name, default=default)
+    except ValueError:
+        MALFORMED_ENVIRONMENT[name] = os.environ.get(name, "")
+        return default
+
 
 DATA_DIR = Path(env.str("ADAPTRAG_DATA_DIR", default=str(BASE_DIR / "var"))).expanduser().resolve()
 DATA_DIR.mkdir(parents=True, exist_ok=True)
@@ -40,6 +56,18 @@ SECRET_KEY = _secret_key()
 DEBUG = env.bool("ADAPTRAG_DEBUG", default=False)
 ALLOWED_HOSTS = env.list("ADAPTRAG_ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("ADAPTRAG_CSRF_TRUSTED_ORIGINS", default=[])
+
+# A site that is reached over HTTPS says so with one variable; the rest follows. Probes may stay on plain HTTP.
+HTTPS = env.bool("ADAPTRAG_HTTPS", default=False)
+SECURE_SSL_REDIRECT = HTTPS
+SECURE_REDIRECT_EXEMPT = [r"^api/health$"]
+SESSION_COOKIE_SECURE = HTTPS
+CSRF_COOKIE_SECURE = HTTPS
+SECURE_HSTS_SECONDS = _number("ADAPTRAG_HSTS_SECONDS", 31_536_000) if HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS
+SECURE_HSTS_PRELOAD = HTTPS
+SESSION_COOKIE_HTTPONLY = True
+X_FRAME_OPTIONS = "DENY"
 
 INSTALLED_APPS = [
     "unfold",
@@ -71,8 +99,8 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "django.middleware.security.SecurityMiddleware",
-    "servestatic.middleware.ServeStaticMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -80,6 +108,8 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "simple_history.middleware.HistoryRequestMiddleware",
+    "adaptrag.logs.RequestLogMiddleware",
+    "django_prometheus.middleware.PrometheusAfterMiddleware",
 ]
 
 ROOT_URLCONF = "adaptrag.urls"
@@ -104,6 +134,8 @@ DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{DATA_DIR
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # Measured with 16 processes x 10,000 writes: Django's default lost 70 % to lock errors, this none.
     # synchronous=FULL: an answered request is on disk before its response leaves.
+    # Connections stay with their thread: opening one costs more than most requests (six statements and a file).
+    DATABASES["default"]["CONN_MAX_AGE"] = None
     DATABASES["default"]["OPTIONS"] = {
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,
@@ -142,18 +174,93 @@ REST_KNOX = {
     "AUTH_HEADER_PREFIX": "Bearer",
     "TOKEN_TTL": None,
     "AUTO_REFRESH": False,
+    "TOKEN_PREFIX": "ar_",
 }
 
+# API --------------------------------------------------------------------------------------------------------------
+ADAPTRAG_MAX_QUESTION_CHARS = _number("ADAPTRAG_MAX_QUESTION_CHARS", 8000)
+ADAPTRAG_MAX_BODY_BYTES = _number("ADAPTRAG_MAX_BODY_BYTES", 1_000_000)
+ADAPTRAG_MAX_UPLOAD_BYTES = _number("ADAPTRAG_MAX_UPLOAD_BYTES", 50_000_000)
+# Requests at once and requests that may wait for their turn, in each of two lanes: answers, and everything else.
+ADAPTRAG_WEB_THREADS = _number("ADAPTRAG_WEB_THREADS", 8)
+ADAPTRAG_WEB_BACKLOG = _number("ADAPTRAG_WEB_BACKLOG", 128)
+ADAPTRAG_METRICS = env.str("ADAPTRAG_METRICS", default="operator")  # who may read /metrics: operator, open, off
+ADAPTRAG_THROTTLES = {
+    "key": env.str("ADAPTRAG_THROTTLE_KEY", default="20000/min"),
+    "user": env.str("ADAPTRAG_THROTTLE_USER", default="40000/min"),
+    "anonymous": env.str("ADAPTRAG_THROTTLE_ANONYMOUS", default="600/min"),
+    "failed_key": env.str("ADAPTRAG_THROTTLE_FAILED_KEY", default="120/min"),
+}
+DATA_UPLOAD_MAX_MEMORY_SIZE = ADAPTRAG_MAX_BODY_BYTES
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "adaptrag.api.authentication.KeyAuthentication",
+        "adaptrag.api.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["adaptrag.api.permissions.HasScope"],
+    "DEFAULT_THROTTLE_CLASSES": [
+        "adaptrag.api.throttling.KeyThrottle",
+        "adaptrag.api.throttling.UserThrottle",
+        "adaptrag.api.throttling.AnonymousThrottle",
+    ],
+    "DEFAULT_PARSER_CLASSES": ["adaptrag.api.parsers.StrictJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "adaptrag.api.negotiation.AlwaysFirst",
+    "DEFAULT_PAGINATION_CLASS": "adaptrag.api.pagination.Pages",
+    "DEFAULT_METADATA_CLASS": None,
+    "DEFAULT_SCHEMA_CLASS": "adaptrag.api.schema.ApiSchema",
+    "EXCEPTION_HANDLER": "adaptrag.api.errors.exception_handler",
+    "URL_FORMAT_OVERRIDE": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "AdaptRAG",
+    "DESCRIPTION": "Questions over your documents, answered by competing agents; feedback teaches the router which to trust.",
+    "VERSION": "0.1.0",
+    "OAS_VERSION": "3.0.3",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SCHEMA_PATH_PREFIX": r"/api",
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_ADD_EXPLICIT_BLANK_NULL_CHOICE": False,
+    "PREPROCESSING_HOOKS": ["adaptrag.api.schema.only_api"],
+    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "adaptrag.api.schema.add_errors"],
+}
+
+# Throttles count in this cache: memory of one process by default, a shared one (redis://...) for several processes.
+CACHES = {"default": env.cache_url("ADAPTRAG_CACHE_URL", default="locmemcache://")}
+CACHES["default"].setdefault("OPTIONS", {}).setdefault("MAX_ENTRIES", 20_000)
+
+# Logs and metrics -------------------------------------------------------------------------------------------------
+LOG_LEVEL = env.str("ADAPTRAG_LOG_LEVEL", default="INFO").upper()
+LOG_FORMAT = env.str("ADAPTRAG_LOG_FORMAT", default="console")  # console or json, one line an event
+LOGGING = logging_settings(level=LOG_LEVEL, form=LOG_FORMAT)
+# The address that a client sends along is no evidence; uvicorn logs the peer, and --proxy-headers the one behind a proxy.
+DJANGO_STRUCTLOG_IP_LOGGING_ENABLED = False
+DJANGO_STRUCTLOG_STATUS_START_LOG_LEVEL = logging.DEBUG
+PROMETHEUS_LATENCY_BUCKETS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, float("inf"))
+
 # Queue ------------------------------------------------------------------------------------------------------------
+ADAPTRAG_QUEUE_WORKERS = _number("ADAPTRAG_QUEUE_WORKERS", 2)
+# Seconds. A light job runs in a queue's worker, a heavy one in a process of its own; docs/decisions/0001-jobs.md.
+ADAPTRAG_JOBS_LIGHT_LIMIT = _number("ADAPTRAG_JOBS_LIGHT_LIMIT", 120)
+ADAPTRAG_JOBS_HEAVY_LIMIT = _number("ADAPTRAG_JOBS_HEAVY_LIMIT", 6 * 3600)
+ADAPTRAG_JOBS_HEARTBEAT = _number("ADAPTRAG_JOBS_HEARTBEAT", 5.0, env.float)
+ADAPTRAG_JOBS_LOST_AFTER = _number("ADAPTRAG_JOBS_LOST_AFTER", 60.0, env.float)
+ADAPTRAG_JOBS_GRACE = _number("ADAPTRAG_JOBS_GRACE", 10.0, env.float)  # from SIGTERM to SIGKILL
+ADAPTRAG_JOBS_KEEP_DAYS = _number("ADAPTRAG_JOBS_KEEP_DAYS", 30)  # 0 keeps ended jobs for good
+ADAPTRAG_JOBS_EAGER = env.bool("ADAPTRAG_JOBS_EAGER", default=False)  # run jobs inside job_enqueue, without a queue
+
 # `retry` counts from dequeue, waiting included, so it stays far above `timeout`; the work itself is guarded by the
-# conditional claim of the job row, not by the broker.
+# conditional claim of the job row, not by the broker. Each job's message carries its own timeout.
 Q_CLUSTER = {
     "name": "default",
     "orm": "default",
-    "workers": env.int("ADAPTRAG_QUEUE_WORKERS", default=2),
-    "queue_limit": env.int("ADAPTRAG_QUEUE_WORKERS", default=2),
-    "timeout": 120,
-    "retry": 900,
+    "workers": ADAPTRAG_QUEUE_WORKERS,
+    "queue_limit": ADAPTRAG_QUEUE_WORKERS,
+    "timeout": ADAPTRAG_JOBS_LIGHT_LIMIT,
+    "retry": 7 * ADAPTRAG_JOBS_LIGHT_LIMIT + 60,
     "max_attempts": 1,
     "ack_failures": True,
     "catch_up": False,
@@ -164,8 +271,8 @@ Q_CLUSTER = {
         "long": {
             "workers": 1,
             "queue_limit": 1,
-            "timeout": 6 * 3600,
-            "retry": 20 * 3600,
+            "timeout": ADAPTRAG_JOBS_HEAVY_LIMIT,
+            "retry": 3 * ADAPTRAG_JOBS_HEAVY_LIMIT + 7200,
             "max_attempts": 1,
             "ack_failures": True,
             "recycle": 1,

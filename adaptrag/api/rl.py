@@ -1,0 +1,133 @@
+"""GET /api/rl/stats, /api/rl/leaderboard; POST /api/rl/reset."""
+
+from __future__ import annotations
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from adaptrag.api.fields import Strict, validated
+from agents.classifier import CATEGORIES
+from rewards.leaderboard import leaderboard, stats
+from rewards.services import learning_reset
+
+SINCE = OpenApiParameter("since", OpenApiTypes.DATETIME, description="Only what was asked from then on.")
+
+
+class StatsQuery(Strict):
+    since = serializers.DateTimeField(required=False)
+
+
+class LeaderboardQuery(StatsQuery):
+    category = serializers.ChoiceField(required=False, choices=CATEGORIES)
+
+
+class PolicySerializer(serializers.Serializer):
+    name = serializers.CharField()
+    kind = serializers.CharField()
+    revision = serializers.IntegerField()
+    parameters = serializers.DictField()
+    min_share = serializers.FloatField()
+    judges_count = serializers.BooleanField()
+    learn_since = serializers.DateTimeField(allow_null=True)
+
+
+class CategoryFiguresSerializer(serializers.Serializer):
+    interactions = serializers.IntegerField()
+    n = serializers.IntegerField(help_text="Rated answers that count.")
+    mean_reward = serializers.FloatField(allow_null=True)
+
+
+class OverallSerializer(CategoryFiguresSerializer):
+    failed = serializers.IntegerField()
+    ratings = serializers.IntegerField()
+    latency_ms_p50 = serializers.FloatField(allow_null=True)
+    latency_ms_p95 = serializers.FloatField(allow_null=True)
+    cost_usd = serializers.FloatField()
+
+
+class ArmFiguresSerializer(serializers.Serializer):
+    category = serializers.CharField()
+    agent = serializers.CharField()
+    revision = serializers.IntegerField()
+    interactions = serializers.IntegerField()
+    n = serializers.IntegerField()
+    total = serializers.FloatField()
+    mean = serializers.FloatField(allow_null=True)
+
+
+class StatsSerializer(serializers.Serializer):
+    since = serializers.DateTimeField(allow_null=True)
+    policy = PolicySerializer()
+    overall = OverallSerializer()
+    categories = serializers.DictField(child=CategoryFiguresSerializer())
+    arms = ArmFiguresSerializer(many=True)
+
+
+class LeaderboardRowSerializer(serializers.Serializer):
+    agent = serializers.CharField()
+    revision = serializers.IntegerField()
+    variant_id = serializers.IntegerField()
+    category = serializers.CharField(allow_null=True, help_text="null: over all categories.")
+    n = serializers.IntegerField(help_text="Rated answers that count.")
+    mean = serializers.FloatField(allow_null=True)
+    low = serializers.FloatField(allow_null=True, help_text="Lower end of the 95 % interval.")
+    high = serializers.FloatField(allow_null=True)
+    probability_best = serializers.FloatField(allow_null=True)
+    traffic_share = serializers.FloatField(help_text="Of the questions here; comparisons left out.")
+    interactions = serializers.IntegerField()
+    latency_ms_p50 = serializers.FloatField(allow_null=True)
+    latency_ms_p95 = serializers.FloatField(allow_null=True)
+    cost_usd = serializers.FloatField(allow_null=True, help_text="Mean of an answer.")
+    enough = serializers.BooleanField(help_text="False: not enough ratings to conclude from.")
+
+
+class LeaderboardSerializer(serializers.Serializer):
+    rows = LeaderboardRowSerializer(many=True)
+
+
+class ResetSerializer(serializers.Serializer):
+    policy = serializers.CharField()
+    policy_revision = serializers.IntegerField()
+    learn_since = serializers.DateTimeField(help_text="Earlier interactions no longer count.")
+
+
+class StatsView(APIView):
+    site_wide = True
+
+    @extend_schema(operation_id="rl_stats", parameters=[SINCE], responses=StatsSerializer)
+    def get(self, request: Request) -> Response:
+        """What the router knows: its policy, and the figures overall, per category and per arm."""
+        return Response(stats(validated(StatsQuery, request.query_params.dict()).get("since")))
+
+
+class LeaderboardView(APIView):
+    site_wide = True
+
+    @extend_schema(
+        operation_id="rl_leaderboard",
+        parameters=[
+            OpenApiParameter("category", OpenApiTypes.STR, enum=CATEGORIES, description="Rows of one category; all if absent."),
+            SINCE,
+        ],
+        responses=LeaderboardSerializer,
+    )
+    def get(self, request: Request) -> Response:
+        """Agents by mean reward, with 95 % intervals, per category and overall."""
+        query = validated(LeaderboardQuery, request.query_params.dict())
+        rows = leaderboard(query.get("category"), query.get("since"))
+        return Response({"rows": [row.as_dict() for row in rows]})
+
+
+class ResetView(APIView):
+    operator_methods = ("POST",)
+    site_wide = True
+
+    @extend_schema(operation_id="rl_reset", request=None, responses=ResetSerializer)
+    def post(self, request: Request) -> Response:
+        """Back to the priors. The log stays."""
+        policy = learning_reset(user=request.user)
+        return Response({"policy": policy.name, "policy_revision": policy.revision, "learn_since": policy.learn_since})

@@ -1,0 +1,37 @@
+"""Addresses under /api/."""
+
+from __future__ import annotations
+
+from django.urls import path, re_path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+
+from adaptrag.api.documents import DocumentsView, DocumentView
+from adaptrag.api.errors import page_not_found
+from adaptrag.api.feedback import FeedbackView
+from adaptrag.api.health import HealthView
+from adaptrag.api.inventory import AgentsView, CollectionsView
+from adaptrag.api.queries import CompareView, InteractionView, QueryAgentView, QueryView
+from adaptrag.api.rl import LeaderboardView, ResetView, StatsView
+
+app_name = "api"
+# The description of the API tells nothing about what is stored here, so programs and people may read it without a key.
+OPEN = {"authentication_classes": [], "permission_classes": []}
+
+urlpatterns = [
+    path("query", QueryView.as_view(), name="query"),
+    path("query/<str:agent>", QueryAgentView.as_view(), name="query-agent"),
+    path("compare", CompareView.as_view(), name="compare"),
+    path("interactions/<str:interaction_id>", InteractionView.as_view(), name="interaction"),
+    path("feedback", FeedbackView.as_view(), name="feedback"),
+    path("rl/stats", StatsView.as_view(), name="rl-stats"),
+    path("rl/leaderboard", LeaderboardView.as_view(), name="rl-leaderboard"),
+    path("rl/reset", ResetView.as_view(), name="rl-reset"),
+    path("agents", AgentsView.as_view(), name="agents"),
+    path("collections", CollectionsView.as_view(), name="collections"),
+    path("documents", DocumentsView.as_view(), name="documents"),
+    path("documents/<int:document_id>", DocumentView.as_view(), name="document"),
+    path("health", HealthView.as_view(), name="health"),
+    path("schema", SpectacularAPIView.as_view(**OPEN), name="schema"),
+    path("docs", SpectacularSwaggerView.as_view(url_name="api:schema", **OPEN), name="docs"),
+    re_path(r"", page_not_found, {"exception": None}),
+]
