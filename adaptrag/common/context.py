@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import threading
@@ -69,6 +70,7 @@ class JobContext:
         return self._checkpoint
 
     def save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep a JSON dict that the next attempt starts from."""
+        """Keep a JSON dict that the next attempt starts from. Raises TypeError or ValueError for what JSON can't hold."""
+        json.dumps(checkpoint, allow_nan=False)
         self._lease.write(checkpoint=checkpoint, heartbeat=timezone.now())
         self._checkpoint = checkpoint

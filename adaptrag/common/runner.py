@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -56,6 +57,7 @@ def run_here(
         try:
             with Heartbeat(lease) if heartbeat else contextlib.nullcontext(), _time_limit(limit):
                 result = handler.function(context)
+            json.dumps(result, allow_nan=False)  # here it fails the job with its traceback; inside an UPDATE, the transaction
             lease.finish(Job.State.SUCCEEDED, result=result, **{**context.reported(), "progress": 1.0})
         except JobSuperseded:
             logger.warning("job %s: attempt %s was superseded; it stops", lease.job_id, lease.attempt)
