@@ -78,7 +78,8 @@ class ArmEvidence:
 
 
 def _check_counts(what: str, pulls: Array, totals: Array, shape: tuple[int, ...]) -> None:
-    agrees = pulls.shape[:-2] + pulls.shape[-1:] == shape if what == "table_" else pulls.shape == shape
+    expected = (*shape[:-1], *pulls.shape[-2:-1], shape[-1]) if what == "table_" else shape
+    agrees = pulls.shape == expected and pulls.ndim == len(shape) + (what == "table_")
     if not agrees or totals.shape != pulls.shape:
         raise ValueError(f"{what}pulls {pulls.shape} and {what}totals {totals.shape} do not fit arms of shape {shape}.")
     # One comparison catches NaN too: it is never >= 0.
