@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from adaptrag.common.prepared import Prepared
 from agents.errors import UnknownAgent
 from agents.models import AgentVariant
 
 LIVE_STATES = (AgentVariant.State.CANARY, AgentVariant.State.ACTIVE)
 
+_live = Prepared(lambda: AgentVariant.objects.filter(state__in=LIVE_STATES).order_by("name", "-revision"))
+
 
 def live_variants() -> list[AgentVariant]:
     """The newest live revision of every agent, where it is switched on; ordered by name. One query."""
     newest: dict[str, AgentVariant] = {}
-    live = AgentVariant.objects.filter(state__in=LIVE_STATES).order_by("name", "-revision")
-    for variant in live:
+    for variant in _live():
         newest.setdefault(variant.name, variant)
     return [variant for variant in newest.values() if variant.enabled]
 
