@@ -37,7 +37,6 @@ def ask(
         **admin.admin_site.each_context(request),
         "title": question.title,
         "question": question,
-        "opts": admin.opts,
         "back": back,
         "rows": rows,
         "action": action,

@@ -9,6 +9,8 @@ from operator import itemgetter
 from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
 
+from agents.classifier import content_words
+
 _FENCE = re.compile(r"^```[^\n]*\n(.*?)(?:\n```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 _ITEM = re.compile(r"^\s*(?:([-*•])|(\d{1,3})[.)])\s+(.*)$")
 _HEADING = re.compile(r"^#{1,6}\s+(.*)$")
@@ -30,6 +32,19 @@ def answer_html(text: str, sources: int = 0, anchor: str = "") -> SafeString:
         position = fence.end()
     parts += _blocks(text[position:], sources, anchor)
     return mark_safe("".join(parts))  # noqa: S308 every piece was escaped above
+
+
+def marked(text: str, question: str) -> SafeString:
+    """The text, escaped, with the question's content words marked where they occur (also as the start of a longer word)."""
+    stems = {word.lower()[: max(4, len(word) - 2)] for word in content_words(question) if len(word) > 2}
+    if not stems:
+        return escape(text)
+    found = re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(stems, key=len, reverse=True)))})\w*", re.IGNORECASE)
+    pieces, position = [], 0
+    for match in found.finditer(text):
+        pieces += [escape(text[position : match.start()]), "<mark>", escape(match[0]), "</mark>"]
+        position = match.end()
+    return mark_safe("".join([*pieces, escape(text[position:])]))  # noqa: S308 every piece was escaped above
 
 
 def _blocks(text: str, sources: int, anchor: str) -> list[str]:

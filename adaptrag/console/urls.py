@@ -1,9 +1,10 @@
 """Pages for people: chat, sources, sign-in, and the admin pages that belong to no single model."""
 
+from django.contrib import admin
 from django.contrib.auth import views as auth_views
 from django.urls import path
 
-from adaptrag.console import views
+from adaptrag.console import leaderboard, views
 
 urlpatterns = [
     path("", views.chat, name="chat"),
@@ -13,4 +14,7 @@ urlpatterns = [
     path("sources/<int:chunk_id>/", views.source, name="source"),
     path("login/", views.login, name="login"),
     path("logout/", auth_views.LogoutView.as_view(), name="logout"),
+    path("admin/leaderboard/", admin.site.admin_view(leaderboard.leaderboard_page), name="admin_leaderboard"),
+    path("admin/leaderboard/reset/", admin.site.admin_view(leaderboard.reset_page), name="admin_learning_reset"),
+    path("admin/live-jobs/", admin.site.admin_view(views.live_jobs_fragment), name="admin_live_jobs"),
 ]

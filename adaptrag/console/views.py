@@ -19,6 +19,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from adaptrag.common.errors import AdaptRAGError, InvalidInput
 from adaptrag.console import conversations, wording
+from adaptrag.console.dashboard import live_jobs
 from adaptrag.orchestrator import QueryRequest, query
 from agents.models import Chunk, Collection, Document
 from agents.selectors import live_variants
@@ -188,6 +189,12 @@ def _at(chunk: Chunk, ordinal: int) -> Chunk | None:
     """The passage of the same document at or next to `ordinal`, for the links to what comes before and after."""
     chunks = chunk.document.chunks
     return chunks.filter(ordinal__gte=max(0, ordinal)).order_by("ordinal").first() or chunks.order_by("-ordinal").first()
+
+
+@require_GET
+def live_jobs_fragment(request: HttpRequest) -> HttpResponse:
+    """The admin home's list of running jobs, which fetches itself again while there are any."""
+    return render(request, "admin/console/jobs.html", {"jobs": live_jobs(request)})
 
 
 def _logged_source(request: HttpRequest, chunk_id: int) -> dict[str, Any] | None:

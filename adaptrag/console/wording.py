@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
+
+from django.utils import timezone
+from django.utils.timesince import timesince
 
 from rewards.models import Interaction
 
-POLICY_NAMES = {"thompson": "Thompson sampling", "ucb1": "UCB1", "epsilon_greedy": "Epsilon-greedy"}
+RARE = 0.25  # an agent chosen with less probability than this was an exploration
 
 
 def seconds(value: float) -> str:
@@ -19,6 +23,13 @@ def seconds(value: float) -> str:
 def share(value: float) -> str:
     """0.031 -> "3 %", 0.0004 -> "under 1 %"."""
     return "under 1 %" if 0 < value < 0.005 else f"{value:.0%}".replace("%", " %")
+
+
+def ago(at: datetime) -> str:
+    """ "just now", "5 minutes ago", "2 days ago"."""
+    if (timezone.now() - at).total_seconds() < 60:
+        return "just now"
+    return f"{timesince(at, depth=1)} ago"
 
 
 def chosen_candidate(interaction: Interaction) -> dict[str, Any] | None:
@@ -45,17 +56,12 @@ def why(interaction: Interaction) -> str:
     kind = f"{interaction.category} questions"
     if all(not one["pulls"] for one in interaction.candidates):
         return f"No answer to {kind} was rated yet, so every agent gets its turn."
-    likeliest = max(others, key=lambda one: one["probability"])
-    chance = share(chosen["probability"])
-    if chosen["probability"] >= likeliest["probability"]:
-        return (
-            f"The router gives it {chance} of {kind}: {_evidence(chosen)}. "
-            f"Next comes {likeliest['agent']}, {_evidence(likeliest)}."
-        )
-    return (
-        f"Tried to learn more about it: the router gives it {chance} of {kind} ({_evidence(chosen)}). "
-        f"{likeliest['agent']} leads, {_evidence(likeliest)}."
-    )
+    best_other = max(others, key=lambda one: one["probability"])
+    chance = f"{share(chosen['probability'])} of {kind} go to {chosen['agent']}"
+    if chosen["probability"] >= best_other["probability"]:
+        return f"{chance}: {_evidence(chosen)}. Next is {best_other['agent']}: {_evidence(best_other)}."
+    begun = "A try, to learn more about this agent. " if chosen["probability"] < RARE else ""
+    return f"{begun}{chance}: {_evidence(chosen)}. {best_other['agent']} leads: {_evidence(best_other)}."
 
 
 def changed(outcome: str, arm: dict[str, Any] | None) -> str:
@@ -76,4 +82,4 @@ def _evidence(candidate: dict[str, Any]) -> str:
     """Pulls hold priors and what a revision inherited, so they are no mere count of ratings."""
     if not candidate["pulls"]:
         return "not rated yet"
-    return f"mean rating {candidate['mean']:.2f} from {candidate['pulls']:g} with priors"
+    return f"mean {candidate['mean']:.2f} from {candidate['pulls']:.3g} ratings and priors"

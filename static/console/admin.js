@@ -45,7 +45,10 @@
     }),
     band: () => ({
       ...common,
-      scales: { x: axis({ grid: { display: false } }), y: axis({ min: 0, max: 1 }) },
+      scales: {
+        x: axis({ grid: { display: false } }),
+        y: { ...axis({ min: 0, max: 1 }), ticks: { ...axis().ticks, stepSize: 0.25, callback: (value) => value.toFixed(2) } },
+      },
       plugins: {
         legend: { display: false },
         tooltip: {
@@ -88,6 +91,11 @@
     } catch {
       button.lastElementChild.textContent = "Press Ctrl-C";
     }
+  });
+
+  document.addEventListener("DOMContentLoaded", () => {
+    // The theme writes a chosen file's name into the nearest text field, which here is another one's.
+    for (const input of document.querySelectorAll("input.ar-files")) input.hasChangeListener = true;
   });
 
   window.addEventListener("load", () => {

@@ -41,6 +41,10 @@
 
   const say = (text) => { status.textContent = text; };
 
+  // Whoever reads further up is left there.
+  const atEnd = () => window.innerHeight + window.scrollY > document.documentElement.scrollHeight - 160;
+  const toEnd = () => window.scrollTo(0, document.documentElement.scrollHeight);
+
   // Requests ----------------------------------------------------------------------------------------------------------
 
   const post = (url, body, signal) => fetch(url, {
@@ -113,7 +117,7 @@
     turn.append(asked, reply);
     document.getElementById("welcome")?.remove();
     log.append(turn);
-    turn.scrollIntoView({ block: "end", behavior: "smooth" });
+    toEnd();
     return { turn, reply, head, spent, waiting, prose };
   }
 
@@ -141,10 +145,10 @@
     if (!response.ok) return;
     const made = new DOMParser().parseFromString(await response.text(), "text/html").querySelector(".turn");
     if (!made) return;
-    const near = window.innerHeight + window.scrollY > document.body.scrollHeight - 240;
+    const follow = atEnd();
     parts.turn.replaceWith(document.adoptNode(made));
     made.querySelectorAll("form.rate").forEach(showSlider);
-    if (near) made.scrollIntoView({ block: "end" });
+    if (follow) toEnd();
     return made;
   }
 
@@ -179,8 +183,10 @@
             interaction = data.interaction_id;
             showRouting(parts, data);
           } else if (name === "delta") {
+            const follow = atEnd();
             parts.waiting.remove();
             parts.prose.textContent += data.text;
+            if (follow) toEnd();
           } else if (name === "done") {
             finished = true;
             interaction = data.interaction_id;
@@ -333,5 +339,5 @@
 
   document.querySelectorAll("form.rate").forEach(showSlider);
   if (location.hash.startsWith("#turn-")) document.getElementById(location.hash.slice(1))?.scrollIntoView({ block: "end" });
-  else if (log.querySelector(".turn")) window.scrollTo(0, document.body.scrollHeight);
+  else if (log.querySelector(".turn")) toEnd();
 })();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 from django import template
@@ -21,6 +22,11 @@ def answer_html(interaction: Interaction) -> SafeString:
 
 
 @register.filter
+def marked(text: str, question: str) -> SafeString:
+    return richtext.marked(text, question)
+
+
+@register.filter
 def seconds(milliseconds: float) -> str:
     return wording.seconds(milliseconds / 1000)
 
@@ -35,6 +41,11 @@ def duration(value: float) -> str:
 def as_json(value: Any) -> str:
     """For a data attribute: the template escapes it like any text."""
     return json.dumps(value)
+
+
+@register.filter
+def ago(at: datetime) -> str:
+    return wording.ago(at)
 
 
 @register.filter

@@ -1,0 +1,67 @@
+"""The form of an agent: one field a parameter of the chosen strategy, checked by the strategy and the chat model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget
+
+from adaptrag.common.errors import AdaptRAGError
+from adaptrag.common.parameter_forms import ParameterFields
+from agents.models import AgentVariant
+from agents.services import agent_validate
+from agents.strategies import STRATEGIES
+
+PARAMETERS = ParameterFields({name: strategy.Parameters for name, strategy in STRATEGIES.items()}, selector="strategy")
+_STRATEGY_CHOICES = [(name, f"{strategy.title}: {strategy.summary}") for name, strategy in STRATEGIES.items()]
+
+
+class BaseVariantForm(forms.ModelForm):
+    strategy = forms.ChoiceField(
+        choices=_STRATEGY_CHOICES,
+        widget=UnfoldAdminSelectWidget(choices=_STRATEGY_CHOICES),
+        help_text="How it searches and answers. Its parameters follow below.",
+    )
+
+    class Meta:
+        model = AgentVariant
+        fields = ("name", "strategy", "chat_backend", "chat_model", "chat_options", "inherit", "state", "enabled", "note")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if "note" in self.fields:
+            self.fields["note"].widget.attrs["rows"] = 2
+        if "chat_options" in self.fields:
+            self.fields["chat_options"].widget = UnfoldAdminTextareaWidget(attrs={"rows": 6, "spellcheck": "false"})
+        if self.instance.pk:
+            self.initial.update(PARAMETERS.initial(self.instance.strategy, self.instance.parameters))
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean()
+        name, strategy = cleaned.get("name"), cleaned.get("strategy", "")
+        if not self.instance.pk and name and AgentVariant.objects.filter(name=name).exists():
+            self.add_error(
+                "name", f"There is an agent {name!r} already. Change that one (it gets a new revision) or choose another name."
+            )
+        cleaned["parameters"] = PARAMETERS.collect(strategy, cleaned)
+        if strategy and "chat_options" in cleaned:
+            cleaned["chat_options"] = cleaned["chat_options"] or {}
+            self._validate(strategy, cleaned)
+        return cleaned
+
+    def _validate(self, strategy: str, cleaned: dict[str, Any]) -> None:
+        try:
+            agent_validate(
+                strategy=strategy,
+                chat_backend=cleaned.get("chat_backend", ""),
+                chat_options=cleaned["chat_options"],
+                parameters=cleaned["parameters"],
+            )
+        except AdaptRAGError as error:
+            parameter = error.details.get("parameter")
+            field = PARAMETERS.key_of(strategy, parameter) if parameter else error.details.get("field", "chat_options")
+            self.add_error(field if field in self.fields else None, error.message)
+
+
+VariantForm = type("VariantForm", (BaseVariantForm,), PARAMETERS.form_fields())

@@ -1,0 +1,16 @@
+"""Admin pages of what happened and what was learned."""
+
+from __future__ import annotations
+
+from rewards.admin.agents import LearningAgentAdmin
+from rewards.admin.interactions import InteractionAdmin, RewardAdmin
+from rewards.admin.learning import BanditArmAdmin, PriorRewardAdmin, RoutingPolicyAdmin
+
+__all__ = [
+    "BanditArmAdmin",
+    "InteractionAdmin",
+    "LearningAgentAdmin",
+    "PriorRewardAdmin",
+    "RewardAdmin",
+    "RoutingPolicyAdmin",
+]
