@@ -1,13 +1,13 @@
 """Arms: kept in step with ratings, rebuilt from the log, reset to the priors.
 
-An interaction has at most one Pull: the mean of its ratings that count. An arm is the sum of its pulls. Which ratings count
-is said once, in `evidence`, for feedback, import and rebuild alike.
+An interaction has at most one Pull: the mean of its ratings that count. An arm is the sum of its pulls.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -17,16 +17,25 @@ from django.utils import timezone
 
 from rewards.models import BanditArm, Interaction, Pull, Reward, RoutingPolicy
 from rewards.selectors import active_policy
+from rewards.services.turn import write_turn
 
 Progress = Callable[[float, str], Any]
+ArmKey = tuple[str, int]  # (category, variant id)
 
 # Compared answers are looked at side by side, which rates them differently from an answer that stands alone.
 COUNTING_MODES = (Interaction.Mode.BANDIT, Interaction.Mode.MANUAL, Interaction.Mode.IMPORTED)
 _ADVISORY_LOCK = 0x_ADA9_72A6  # any number that nothing else in the database uses
 
 
+@dataclass(frozen=True, kw_only=True)
+class ArmFigures:
+    pk: int
+    pulls: float
+    total: float
+
+
 def evidence_lock(*, exclusive: bool = False) -> None:
-    """Hold what ratings count, until the transaction ends: shared while one is recorded, exclusive while all are recounted.
+    """Hold what ratings count until the transaction ends: shared while one is recorded, exclusive while all are recounted.
 
     On SQLite the transaction itself excludes other writers (transaction_mode IMMEDIATE)."""
     if connection.vendor == "postgresql":
@@ -34,57 +43,95 @@ def evidence_lock(*, exclusive: bool = False) -> None:
             cursor.execute(f"SELECT pg_advisory_xact_lock{'' if exclusive else '_shared'}(%s)", [_ADVISORY_LOCK])
 
 
-def evidence(policy: RoutingPolicy) -> QuerySet[Interaction]:
+def pull_value(interaction: Interaction, ratings: Iterable[Reward], policy: RoutingPolicy) -> float | None:
+    """What an interaction gives its arm: the mean of its ratings that count, None for no pull; `_evidence` says it in SQL."""
+    if interaction.state != Interaction.State.ANSWERED or interaction.mode not in COUNTING_MODES:
+        return None
+    if policy.learn_since is not None and interaction.created_at < policy.learn_since:
+        return None
+    values = [rating.value for rating in ratings if policy.judges_count or rating.source == Reward.Source.USER]
+    return sum(values) / len(values) if values else None
+
+
+def _evidence(policy: RoutingPolicy) -> QuerySet[Interaction]:
     """The interactions that give their arm a pull, once for each rating that counts."""
     sources = Reward.Source.values if policy.judges_count else [Reward.Source.USER]
     counting = Interaction.objects.filter(
         state=Interaction.State.ANSWERED, mode__in=COUNTING_MODES, rewards__source__in=sources
     ).order_by()
-    if policy.learn_since is not None:
-        counting = counting.filter(created_at__gte=policy.learn_since)
-    return counting
+    return counting if policy.learn_since is None else counting.filter(created_at__gte=policy.learn_since)
 
 
-def pulls_settle(ids: Sequence[UUID], policy: RoutingPolicy) -> None:
-    """Bring pulls and arms in line with the ratings of these interactions. The caller holds `evidence_lock` and their rows."""
-    due = {
-        row["pk"]: row
-        for row in evidence(policy)
-        .filter(pk__in=ids)
-        .values("pk", "category", "variant_id", "created_at")
-        .annotate(value=Avg("rewards__value"))
-    }
-    applied = {pull.pk: pull for pull in Pull.objects.filter(pk__in=ids)}
-    arms = _arms({(row["category"], row["variant_id"]) for row in due.values()})
-    change: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
-    fresh, moved, gone = [], [], []
-    for pk, row in due.items():
-        arm, pull = arms[row["category"], row["variant_id"]], applied.get(pk)
-        if pull is None:
-            pull = Pull(pk=pk, at=row["created_at"])
-            fresh.append(pull)
-        elif (pull.arm_id, pull.value) == (arm, row["value"]):
+def pulls_settle(
+    rated: Iterable[tuple[Interaction, Iterable[Reward]]], pulls: Mapping[UUID, Pull], policy: RoutingPolicy
+) -> dict[ArmKey, ArmFigures]:
+    """Bring pulls and arms in line with interactions and all of their ratings; the figures of the arms that moved.
+
+    pulls: those that the interactions have so far. The caller holds `evidence_lock` and the interactions' rows.
+    """
+    change: dict[ArmKey, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+    fresh: list[tuple[Interaction, float]] = []
+    moved, gone = [], []
+    for interaction, ratings in rated:
+        pull, value = pulls.get(interaction.pk), pull_value(interaction, ratings, policy)
+        if value == (None if pull is None else pull.value):
             continue
+        key = interaction.category, interaction.variant_id
+        if pull is not None:
+            _add(change[key], pull.value, -1)
+        if value is not None:
+            _add(change[key], value, 1)
+        if pull is None:
+            fresh.append((interaction, value))
+        elif value is None:
+            gone.append(pull.pk)
         else:
-            _add(change[pull.arm_id], pull.value, -1)
+            pull.value, pull.policy_revision = value, policy.revision
             moved.append(pull)
-        pull.arm_id, pull.value, pull.policy_revision = arm, row["value"], policy.revision
-        _add(change[arm], pull.value, 1)
-    for pk in applied.keys() - due.keys():
-        _add(change[applied[pk].arm_id], applied[pk].value, -1)
-        gone.append(pk)
-    Pull.objects.bulk_create(fresh)
-    Pull.objects.bulk_update(moved, ["arm", "value", "policy_revision"])
-    Pull.objects.filter(pk__in=gone).delete()
-    for arm, (pulls, total, squares) in sorted(change.items()):
-        BanditArm.objects.filter(pk=arm).update(
-            pulls=F("pulls") + pulls,
-            total=F("total") + total,
-            total_squares=F("total_squares") + squares,
-            updated_at=timezone.now(),
+    # In one order, so that two transactions that move several arms don't wait for each other.
+    arms = {key: _arm_add(key, *change[key]) for key in sorted(change)}
+    Pull.objects.bulk_create(
+        Pull(
+            pk=interaction.pk,
+            arm_id=arms[interaction.category, interaction.variant_id].pk,
+            value=value,
+            at=interaction.created_at,
+            policy_revision=policy.revision,
         )
+        for interaction, value in fresh
+    )
+    if moved:
+        Pull.objects.bulk_update(moved, ["value", "policy_revision"])
+    if gone:
+        Pull.objects.filter(pk__in=gone).delete()
+    return arms
 
 
+def _add(sums: list[float], value: float, sign: int) -> None:
+    for i, power in enumerate((1.0, value, value * value)):
+        sums[i] += sign * power
+
+
+# Makes the arm or adds to it, and reads it back, in one statement that no other writer can come between.
+_ADD = f"""
+INSERT INTO {BanditArm._meta.db_table} AS arm (category, variant_id, pulls, total, total_squares, updated_at)
+VALUES (%s, %s, %s, %s, %s, %s)
+ON CONFLICT (category, variant_id) DO UPDATE SET
+    pulls = arm.pulls + excluded.pulls, total = arm.total + excluded.total,
+    total_squares = arm.total_squares + excluded.total_squares, updated_at = excluded.updated_at
+RETURNING id, pulls, total
+"""  # noqa: S608 - the table's own name
+
+
+def _arm_add(key: ArmKey, pulls: float, total: float, squares: float) -> ArmFigures:
+    now = connection.ops.adapt_datetimefield_value(timezone.now())
+    with connection.cursor() as cursor:
+        cursor.execute(_ADD, [*key, pulls, total, squares, now])
+        pk, pulls, total = cursor.fetchone()
+    return ArmFigures(pk=pk, pulls=pulls, total=total)
+
+
+@write_turn()
 @transaction.atomic
 def arms_rebuild(progress: Progress | None = None) -> int:
     """Arms and pulls from the log, by statements that run inside the database; returns the number of pulls.
@@ -94,6 +141,7 @@ def arms_rebuild(progress: Progress | None = None) -> int:
     return _rebuild(active_policy(), progress or (lambda fraction, message: None))
 
 
+@write_turn()
 @transaction.atomic
 def learning_reset(user: Any = None) -> RoutingPolicy:
     """Back to the priors: what was asked before this moment no longer counts. The log stays; the history says who and when."""
@@ -110,11 +158,17 @@ def learning_reset(user: Any = None) -> RoutingPolicy:
 def _rebuild(policy: RoutingPolicy, progress: Progress) -> int:
     progress(0.0, "counting ratings")
     Pull.objects.all().delete()
-    counting = evidence(policy)
-    _arms(set(counting.values_list("category", "variant_id").distinct()))
+    evidence = _evidence(policy)
+    BanditArm.objects.bulk_create(
+        [
+            BanditArm(category=category, variant_id=variant)
+            for category, variant in evidence.values_list("category", "variant_id").distinct()
+        ],
+        ignore_conflicts=True,
+    )
     progress(0.2, "writing pulls")
     rows = (
-        counting.filter(variant__arms__category=F("category"))
+        evidence.filter(variant__arms__category=F("category"))
         .values("pk", "variant__arms__pk", "created_at")
         .annotate(value=Avg("rewards__value"))
         .values_list("pk", "variant__arms__pk", "value", "created_at", Value(policy.revision))
@@ -127,33 +181,12 @@ def _rebuild(policy: RoutingPolicy, progress: Progress) -> int:
     sums = (
         Pull.objects.order_by().values("arm").annotate(n=Count("pk"), total=Sum("value"), squares=Sum(F("value") * F("value")))
     )
-    sums = {row["arm"]: row for row in sums}
+    by_arm = {row["arm"]: row for row in sums}
     arms = list(BanditArm.objects.order_by("pk"))
     for arm in arms:
-        row = sums.get(arm.pk, {"n": 0, "total": 0.0, "squares": 0.0})
+        row = by_arm.get(arm.pk, {"n": 0, "total": 0.0, "squares": 0.0})
         arm.pulls, arm.total, arm.total_squares, arm.updated_at = row["n"], row["total"], row["squares"], timezone.now()
     BanditArm.objects.bulk_update(arms, ["pulls", "total", "total_squares", "updated_at"], batch_size=500)
-    pulls = sum(row["n"] for row in sums.values())
-    progress(1.0, f"{pulls:,} pulls in {len(sums)} arms")
+    pulls = sum(row["n"] for row in by_arm.values())
+    progress(1.0, f"{pulls:,} pulls in {len(by_arm)} arms")
     return pulls
-
-
-def _arms(keys: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
-    """Ids of the arms of (category, variant id), made where missing."""
-    keys = set(keys)
-    wanted = BanditArm.objects.filter(
-        category__in={category for category, _ in keys}, variant_id__in={variant for _, variant in keys}
-    ).order_by()
-    found = {(category, variant): pk for category, variant, pk in wanted.values_list("category", "variant_id", "pk")}
-    if missing := keys - found.keys():
-        # Another process may be making the same arm: the one that comes second keeps the first one's.
-        BanditArm.objects.bulk_create(
-            [BanditArm(category=category, variant_id=variant) for category, variant in sorted(missing)], ignore_conflicts=True
-        )
-        found = {(category, variant): pk for category, variant, pk in wanted.values_list("category", "variant_id", "pk")}
-    return found
-
-
-def _add(sums: list[float], value: float, sign: int) -> None:
-    for i, power in enumerate((1.0, value, value * value)):
-        sums[i] += sign * power

@@ -12,9 +12,10 @@ from django.utils import timezone
 
 from adaptrag.common.errors import InvalidInput
 from rewards.errors import InvalidReward, NotRatable, UnknownInteraction
-from rewards.models import Interaction, Pull, Reward
+from rewards.models import BanditArm, Interaction, Pull, Reward
 from rewards.selectors import active_policy
-from rewards.services.arms import evidence_lock, pulls_settle
+from rewards.services.arms import ArmFigures, ArmKey, evidence_lock, pulls_settle
+from rewards.services.turn import write_turn
 
 RATER_MAX = Reward._meta.get_field("rater").max_length
 # A correction is the whole answer as it should have been; ten times the longest default answer, a few pages.
@@ -55,18 +56,19 @@ def feedback_record(
         raise InvalidInput("The rater is empty. Name who gives the feedback.", field="rater")
     correction = text_checked("correction", correction, CORRECTION_MAX)
     comment = text_checked("comment", comment, COMMENT_MAX)
-    with transaction.atomic():
+    with write_turn(), transaction.atomic():
         evidence_lock()
-        interaction = Interaction.objects.select_for_update(no_key=True).only("state", "error").filter(pk=pk).first()
-        if interaction is None:
-            raise UnknownInteraction(
-                f"There is no interaction {pk}. Use the interaction_id of an answer.", interaction_id=str(pk)
-            )
+        interaction = _locked(pk)
         ratable_checked(interaction)
-        outcome, row = _stored(pk, source, rater, value, correction, comment)
+        ratings = list(Reward.objects.filter(interaction_id=pk).order_by())
+        # Read after the lock is held: PostgreSQL joins the locking statement's other tables as they were before it waited.
+        pull = Pull.objects.filter(pk=pk).order_by().first() if ratings else None
+        outcome, row = _stored(ratings, interaction, source, rater, value, correction, comment)
+        moved = {}
         if outcome != "unchanged":
-            pulls_settle([pk], active_policy())
-        return FeedbackResult(outcome=outcome, reward=row, arm=_arm(pk))
+            pulls = {} if pull is None else {pk: pull}
+            moved = pulls_settle([(interaction, ratings)], pulls, active_policy())
+        return FeedbackResult(outcome=outcome, reward=row, arm=_arm(interaction, pull, moved))
 
 
 def reward_checked(value: Any) -> float:
@@ -109,11 +111,25 @@ def _identifier(value: UUID | str) -> UUID:
         ) from None
 
 
-def _stored(pk: UUID, source: str, rater: str, value: float, correction: str, comment: str) -> tuple[str, Reward]:
-    row = Reward.objects.filter(interaction_id=pk, source=source, rater=rater).first()
+def _locked(pk: UUID) -> Interaction:
+    """The interaction with its agent; nobody else rates it until the transaction ends."""
+    rows = Interaction.objects.select_for_update(no_key=True, of=("self",)).select_related("variant").order_by()
+    columns = ("state", "error", "mode", "category", "created_at", "variant__name", "variant__revision")
+    interaction = rows.only(*columns).filter(pk=pk).first()
+    if interaction is None:
+        raise UnknownInteraction(f"There is no interaction {pk}. Use the interaction_id of an answer.", interaction_id=str(pk))
+    return interaction
+
+
+def _stored(
+    ratings: list[Reward], interaction: Interaction, source: str, rater: str, value: float, correction: str, comment: str
+) -> tuple[str, Reward]:
+    """The outcome and the row; `ratings`, all of the interaction's, is brought up to date."""
+    row = next((row for row in ratings if (row.source, row.rater) == (source, rater)), None)
     if row is None:
-        row = Reward(interaction_id=pk, source=source, rater=rater, value=value, correction=correction, comment=comment)
+        row = Reward(interaction=interaction, source=source, rater=rater, value=value, correction=correction, comment=comment)
         row.save(force_insert=True)
+        ratings.append(row)
         return "created", row
     wanted = (value, correction or row.correction, comment or row.comment)
     if (row.value, row.correction, row.comment) == wanted:
@@ -124,16 +140,17 @@ def _stored(pk: UUID, source: str, rater: str, value: float, correction: str, co
     return "replaced", row
 
 
-def _arm(pk: UUID) -> dict[str, Any] | None:
-    pull = Pull.objects.select_related("arm__variant").filter(pk=pk).first()
-    if pull is None:
-        return None
-    arm = pull.arm
+def _arm(interaction: Interaction, pull: Pull | None, moved: dict[ArmKey, ArmFigures]) -> dict[str, Any] | None:
+    figures = moved.get((interaction.category, interaction.variant_id))
+    if figures is None:
+        if pull is None:
+            return None
+        figures = BanditArm.objects.only("pulls", "total").get(pk=pull.arm_id)
     return {
-        "agent": arm.variant.name,
-        "revision": arm.variant.revision,
-        "category": arm.category,
-        "pulls": round(arm.pulls, 9),
-        "mean": round(arm.total / arm.pulls, 9),
-        "total": round(arm.total, 9),
+        "agent": interaction.variant.name,
+        "revision": interaction.variant.revision,
+        "category": interaction.category,
+        "pulls": round(figures.pulls, 9),
+        "mean": round(figures.total / figures.pulls, 9) if figures.pulls else None,
+        "total": round(figures.total, 9),
     }

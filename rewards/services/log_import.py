@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from itertools import islice
@@ -20,11 +20,12 @@ from adaptrag.common.errors import AdaptRAGError, InvalidInput
 from agents.models import AgentVariant, Collection
 from agents.strategies import STRATEGIES
 from rewards.errors import InvalidLogLine
-from rewards.models import Interaction, Reward
+from rewards.models import Interaction, Pull, Reward
 from rewards.selectors import active_policy
 from rewards.services.arms import evidence_lock, pulls_settle
 from rewards.services.feedback import ratable_checked
 from rewards.services.log_format import InteractionRecord, InvalidRecord, RewardRecord, parse_line
+from rewards.services.turn import write_turn
 
 Progress = Callable[[float, str], Any]
 BATCH = 1000  # lines a transaction: with larger ones the rate no longer rises, and other writers wait longer
@@ -66,8 +67,16 @@ def log_import(
     """
     if on_error not in ("skip", "stop"):
         raise InvalidInput(f"on_error is 'skip' or 'stop', not {on_error!r}.", field="on_error")
-    with transaction.atomic() if on_error == "stop" else nullcontext():
+    with _transaction() if on_error == "stop" else nullcontext():
         return _Import(on_error == "stop", create_missing).run(lines, progress)
+
+
+@contextmanager
+def _transaction() -> Iterator[None]:
+    # Exclusive, since a batch holds many interactions and arms at a time, in no order that feedback could follow.
+    with write_turn(), transaction.atomic():
+        evidence_lock(exclusive=True)
+        yield
 
 
 class _Import:
@@ -82,8 +91,7 @@ class _Import:
         numbered = enumerate(lines, start=1)
         while batch := list(islice(numbered, BATCH)):
             records = list(self._parsed(batch))
-            with self._transaction():
-                evidence_lock(exclusive=True)
+            with nullcontext() if self.stop else _transaction():
                 self._save(records)
             self.counts["lines"] = batch[-1][0]
             if progress:
@@ -92,9 +100,6 @@ class _Import:
             progress(1.0, f"{self.counts['lines']:,} lines")
         counts = {name: self.counts[name] for name in ImportResult.__dataclass_fields__ if name != "errors"}
         return ImportResult(**counts | self.names.created, errors=self.errors)
-
-    def _transaction(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.stop else transaction.atomic()
 
     def _parsed(self, batch: list[tuple[int, str | bytes]]) -> Iterator[tuple[int, InteractionRecord | RewardRecord]]:
         for number, line in batch:
@@ -110,45 +115,47 @@ class _Import:
 
     def _save(self, records: list[tuple[int, InteractionRecord | RewardRecord]]) -> None:
         ids = {record.row.pk if isinstance(record, InteractionRecord) else record.row.interaction_id for _, record in records}
-        known = Interaction.objects.select_for_update(no_key=True).only("state", "error").order_by("pk").in_bulk(list(ids))
-        fresh: dict[UUID, Interaction] = {}
-        ratings: dict[tuple[UUID, str, str], Reward] = {}
+        columns = ("state", "error", "mode", "category", "variant_id", "created_at")
+        log = Interaction.objects.select_for_update(no_key=True).only(*columns).order_by("pk").in_bulk(list(ids))
+        fresh, ratings = [], {}
         for number, record in records:
             try:
                 if isinstance(record, RewardRecord):
-                    ratable_checked(_found(record.row.interaction_id, known, fresh))
+                    ratable_checked(_found(record.row.interaction_id, log))
                     ratings[record.key] = record.row
-                elif record.row.pk in known or record.row.pk in fresh:
+                elif record.row.pk in log:
                     self.counts["interactions_known"] += 1
                 else:
-                    fresh[record.row.pk] = self.names.resolved(record)
+                    log[record.row.pk] = self.names.resolved(record)
+                    fresh.append(record.row)
             except AdaptRAGError as error:
                 self._bad(number, error)
-        Interaction.objects.bulk_create(fresh.values())
+        Interaction.objects.bulk_create(fresh)
         self.counts["interactions_created"] += len(fresh)
-        self._save_ratings(ratings)
-        pulls_settle(list({pk for pk, _, _ in ratings}), active_policy())
+        self._save_ratings(log, ratings)
 
-    def _save_ratings(self, ratings: dict[tuple[UUID, str, str], Reward]) -> None:
-        stored = Reward.objects.filter(interaction_id__in={pk for pk, _, _ in ratings})
-        present = {(row.interaction_id, row.source, row.rater): row for row in stored}
-        created, replaced = [], []
-        for key, rating in ratings.items():
-            row = present.get(key)
-            if row is None:
-                created.append(rating)
-                continue
+    def _save_ratings(self, log: dict[UUID, Interaction], ratings: dict[tuple[UUID, str, str], Reward]) -> None:
+        rated = {pk for pk, _, _ in ratings}
+        present = {RewardRecord(row=row).key: row for row in Reward.objects.filter(interaction_id__in=rated)}
+        replaced = []
+        for key in ratings.keys() & present.keys():
+            rating, row = ratings[key], present[key]
             wanted = (rating.value, rating.correction or row.correction, rating.comment or row.comment)
             if (row.value, row.correction, row.comment) == wanted:
                 self.counts["rewards_unchanged"] += 1
-            else:
-                row.value, row.correction, row.comment = wanted
-                row.updated_at = rating.updated_at
-                replaced.append(row)
-        Reward.objects.bulk_create(created)
+                continue
+            row.value, row.correction, row.comment = wanted
+            row.updated_at = rating.updated_at
+            replaced.append(row)
+        created = Reward.objects.bulk_create(row for key, row in ratings.items() if key not in present)
         Reward.objects.bulk_update(replaced, ["value", "correction", "comment", "updated_at"])
         self.counts["rewards_created"] += len(created)
         self.counts["rewards_replaced"] += len(replaced)
+        by_interaction: dict[UUID, list[Reward]] = {pk: [] for pk in rated}
+        for (pk, _, _), row in (ratings | present).items():
+            by_interaction[pk].append(row)
+        settling = [(log[pk], rows) for pk, rows in by_interaction.items()]
+        pulls_settle(settling, Pull.objects.in_bulk(list(rated)), active_policy())
 
     def _bad(self, number: int, error: AdaptRAGError) -> None:
         message = f"line {number}: {error.message}"
@@ -159,11 +166,10 @@ class _Import:
             self.errors.append({"line": number, "message": message})
 
 
-def _found(pk: UUID, known: dict[UUID, Interaction], fresh: dict[UUID, Interaction]) -> Interaction:
-    interaction = known.get(pk) or fresh.get(pk)
-    if interaction is None:
+def _found(pk: UUID, log: dict[UUID, Interaction]) -> Interaction:
+    if pk not in log:
         raise InvalidRecord(f"it rates the interaction {pk}, which is neither in the log here nor on a line before.")
-    return interaction
+    return log[pk]
 
 
 class _Names:

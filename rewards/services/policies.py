@@ -11,10 +11,12 @@ from adaptrag.common.errors import InvalidInput
 from rewards.models import PriorReward, RoutingPolicy
 from rewards.selectors import active_policy
 from rewards.services.arms import arms_rebuild, evidence_lock
+from rewards.services.turn import write_turn
 
 Row = TypeVar("Row", bound=models.Model)
 
 
+@write_turn()
 @transaction.atomic
 def policy_save(policy: RoutingPolicy, user: Any = None) -> RoutingPolicy:
     """Save a new or changed policy. Raises InvalidInput that names the parameter at fault.
@@ -32,6 +34,7 @@ def policy_save(policy: RoutingPolicy, user: Any = None) -> RoutingPolicy:
     return policy
 
 
+@write_turn()
 @transaction.atomic
 def policy_activate(policy: RoutingPolicy, user: Any = None) -> RoutingPolicy:
     """Let this policy route from now on, with the evidence that the one before it had: a reset stays a reset."""
