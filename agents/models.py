@@ -11,6 +11,14 @@ from simple_history.models import HistoricalRecords
 
 from agents.errors import ImmutableVariant
 
+# Languages with a Snowball stemmer; "none" leaves words as they are.
+LANGUAGES = (
+    "none", "arabic", "armenian", "basque", "catalan", "czech", "danish", "dutch", "english", "esperanto", "estonian",
+    "finnish", "french", "german", "greek", "hindi", "hungarian", "indonesian", "irish", "italian", "lithuanian", "nepali",
+    "norwegian", "persian", "polish", "portuguese", "romanian", "russian", "serbian", "sesotho", "spanish", "swedish",
+    "tamil", "turkish", "yiddish",
+)  # fmt: skip
+
 slug_validator = RegexValidator(
     r"^[a-z0-9][a-z0-9_-]{0,63}$",
     "Use 1 to 64 lower-case letters, digits, '_' or '-', starting with a letter or digit.",
@@ -22,7 +30,15 @@ class Collection(models.Model):
 
     name = models.CharField(max_length=64, unique=True, validators=[slug_validator])
     description = models.TextField(blank=True)
-    language = models.CharField(max_length=32, default="english", help_text="Stemming and stop words of the BM25 index.")
+    language = models.CharField(
+        max_length=32,
+        default="english",
+        choices=[(name, name) for name in LANGUAGES],
+        help_text="Stemming and stop words of the BM25 index. A change takes effect when the collection is indexed again.",
+    )
+    content_version = models.PositiveBigIntegerField(
+        default=0, editable=False, help_text="Counts the changes of its passages; an index build notes the one that it holds."
+    )
     current_build = models.ForeignKey(
         "IndexBuild", null=True, blank=True, editable=False, on_delete=models.SET_NULL, related_name="+"
     )
@@ -36,7 +52,10 @@ class Collection(models.Model):
 
 
 class Document(models.Model):
-    """One file as the operator gave it. (collection, source) is unique: the same source again replaces its content."""
+    """One file as the operator gave it. (collection, source) is unique: the same source again replaces its content.
+
+    pending -> ready when an index that holds its passages is in place; failed if its file turned out to be unreadable.
+    """
 
     class State(models.TextChoices):
         PENDING = "pending"
@@ -48,8 +67,12 @@ class Document(models.Model):
     title = models.CharField(max_length=500, blank=True)
     content_type = models.CharField(max_length=100)
     file = models.FileField(upload_to="documents/", max_length=300, blank=True)
-    sha256 = models.CharField(max_length=64, db_index=True)
+    sha256 = models.CharField(max_length=64, blank=True, db_index=True, help_text="Empty until its first file is read.")
     size = models.PositiveBigIntegerField(help_text="Bytes.")
+    incoming = models.FileField(
+        upload_to="documents/", max_length=300, blank=True, editable=False, help_text="A newer file that waits to be read."
+    )
+    incoming_sha256 = models.CharField(max_length=64, blank=True, editable=False)
     state = models.CharField(max_length=16, choices=State, default=State.PENDING)
     error = models.TextField(blank=True)
     metadata = models.JSONField(default=dict, blank=True)
@@ -96,6 +119,7 @@ class IndexBuild(models.Model):
     state = models.CharField(max_length=16, choices=State, default=State.BUILDING)
     path = models.CharField(max_length=500, blank=True, help_text="Folder of the files, relative to the data folder.")
     chunks = models.PositiveIntegerField(default=0)
+    content_version = models.PositiveBigIntegerField(default=0, help_text="The collection's, when its passages were read.")
     embedding_model = models.CharField(max_length=200, blank=True)
     bytes_on_disk = models.PositiveBigIntegerField(default=0)
     seconds = models.FloatField(default=0)
@@ -107,6 +131,20 @@ class IndexBuild(models.Model):
 
     def __str__(self) -> str:
         return f"{self.collection_id} build {self.pk}"
+
+
+class Tombstone(models.Model):
+    """A document that an index build still holds and no search may return; the next build leaves it out for good.
+
+    Written in the transaction that deletes the document. No constraint in the database: when a whole collection is deleted,
+    its builds go in the same transaction.
+    """
+
+    build = models.ForeignKey(IndexBuild, on_delete=models.CASCADE, db_constraint=False, related_name="tombstones")
+    document_id = models.BigIntegerField()
+
+    def __str__(self) -> str:
+        return f"{self.build_id} without {self.document_id}"
 
 
 class AgentVariant(models.Model):

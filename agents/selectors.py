@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from django.conf import settings
+
 from adaptrag.common.prepared import Prepared
-from agents.errors import UnknownAgent
-from agents.models import AgentVariant
+from agents.errors import UnknownAgent, UnknownCollection
+from agents.models import AgentVariant, Collection
 
 LIVE_STATES = (AgentVariant.State.CANARY, AgentVariant.State.ACTIVE)
 
@@ -27,3 +29,13 @@ def live_variant(name: str) -> AgentVariant:
         state = "is switched off or retired" if AgentVariant.objects.filter(name=name).exists() else "does not exist"
         raise UnknownAgent(f"The agent {name!r} {state}. Agents that answer: {known}.", agent=name)
     return variant
+
+
+def collection_for(name: str | None) -> Collection:
+    """The collection of that name, or the default one. Raises UnknownCollection, which names those there are."""
+    wanted = settings.ADAPTRAG_DEFAULT_COLLECTION if name is None else name
+    collection = Collection.objects.filter(name=wanted).first()
+    if collection is None:
+        known = ", ".join(Collection.objects.values_list("name", flat=True)) or "none yet: add documents first"
+        raise UnknownCollection(f"There is no collection {wanted!r}. Collections: {known}.", collection=wanted)
+    return collection

@@ -11,8 +11,18 @@ from agents.services.agents import (
     agent_validate,
     agents_register_defaults,
 )
+from agents.services.collections import (
+    collection_get_or_create,
+    collection_index,
+    collection_index_enqueue,
+    collection_refresh,
+)
+from agents.services.corpus import CorpusResult, corpus_add
+from agents.services.documents import DocumentResult, document_add, document_delete, document_read, documents_delete
 
 __all__ = [
+    "CorpusResult",
+    "DocumentResult",
     "agent_answer",
     "agent_register",
     "agent_revise",
@@ -20,4 +30,13 @@ __all__ = [
     "agent_set_state",
     "agent_validate",
     "agents_register_defaults",
+    "collection_get_or_create",
+    "collection_index",
+    "collection_index_enqueue",
+    "collection_refresh",
+    "corpus_add",
+    "document_add",
+    "document_delete",
+    "document_read",
+    "documents_delete",
 ]

@@ -1,0 +1,105 @@
+"""Which type a file has: decided by its content, then held against its name."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from pathlib import PurePosixPath
+
+from agents.errors import DocumentRejected
+from agents.ingestion.base import DOCX, HTML, MARKDOWN, PDF, TEXT
+from agents.ingestion.text import decode
+
+SUFFIXES = {
+    ".md": MARKDOWN, ".markdown": MARKDOWN, ".txt": TEXT, ".text": TEXT,
+    ".html": HTML, ".htm": HTML, ".pdf": PDF, ".docx": DOCX,
+}  # fmt: skip
+NAMES = {MARKDOWN: "Markdown", TEXT: "plain text", HTML: "HTML", PDF: "a PDF", DOCX: "a Word document (.docx)"}
+SUPPORTED = "Markdown (.md), plain text (.txt), HTML (.html), PDF (.pdf), Word (.docx)"
+# First bytes of what people upload by mistake. Only named, never opened.
+FOREIGN = {
+    b"\x89PNG\r\n\x1a\n": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"GIF8": "a GIF image",
+    b"RIFF": "a WebP image or a RIFF recording",
+    b"\x1f\x8b": "a gzip archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"\x7fELF": "a program",
+    b"MZ": "a Windows program",
+    b"SQLite format 3\x00": "an SQLite database",
+    b"{\\rtf": "an RTF document",
+}
+OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+OFFICE_PARTS = {"xl/workbook.xml": "an Excel workbook", "ppt/presentation.xml": "a PowerPoint presentation"}
+HTML_START = re.compile(r"\A\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.I | re.S)
+TAG = re.compile(r"<(?:p|div|h[1-6]|a|span|table|ul|ol|br|body|title|meta|article|section|main)\b[^<>]*>", re.I)
+
+
+def detect(name: str, data: bytes, content_type: str = "") -> str:
+    """The type of `data`, one of agents.ingestion.base. `content_type` helps only where the name has no suffix.
+
+    Raises DocumentRejected for an empty file, a type that isn't read, or content that contradicts the name.
+    """
+    if not data.strip(b" \t\r\n\x00"):
+        raise DocumentRejected(f"{name} is empty. Upload a file that holds text.", name=name)
+    suffix = PurePosixPath(name.replace("\\", "/")).suffix.lower()
+    if suffix and suffix not in SUFFIXES and not _is_binary_document(data):
+        raise DocumentRejected(f"{name}: files of the type {suffix} aren't read. Supported: {SUPPORTED}.", name=name)
+    named = SUFFIXES.get(suffix) or (content_type.partition(";")[0].strip().lower() if not suffix else "")
+    found = _by_content(name, data, named)
+    if suffix and SUFFIXES.get(suffix) != found:
+        right = next(key for key, value in SUFFIXES.items() if value == found)
+        raise DocumentRejected(
+            f"{name} is named {suffix} but holds {NAMES[found]}. Check that it is the right file, and rename it to {right}.",
+            name=name,
+            found=found,
+        )
+    return found
+
+
+def _is_binary_document(data: bytes) -> bool:
+    return data[:1024].find(b"%PDF-") >= 0 or data.startswith(b"PK\x03\x04")
+
+
+def _by_content(name: str, data: bytes, named: str) -> str:
+    if data[:1024].find(b"%PDF-") >= 0:
+        return PDF
+    if data.startswith(b"PK"):
+        return _zip_kind(name, data, named)
+    if data.startswith(OLE):
+        raise DocumentRejected(
+            f"{name} is an Office file in the old binary format, or one with a password. Save it as .docx without a password.",
+            name=name,
+        )
+    for start, what in FOREIGN.items():
+        if data.startswith(start):
+            raise DocumentRejected(f"{name} is {what}, which isn't read. Supported: {SUPPORTED}.", name=name)
+    if named in (PDF, DOCX):
+        raise DocumentRejected(
+            f"{name} is named as {NAMES[named]} but doesn't start like one: it is damaged or another type of file. "
+            "Open it in its program and save it again.",
+            name=name,
+        )
+    text, _ = decode(name, data)
+    if HTML_START.match(text[:20_000]):
+        return HTML
+    if named == HTML:
+        return HTML if TAG.search(text[:200_000]) else TEXT
+    return named if named in (MARKDOWN, TEXT) else TEXT
+
+
+def _zip_kind(name: str, data: bytes, named: str) -> str:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            parts = set(archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        what = "a Word document" if named == DOCX else "a zip archive"
+        raise DocumentRejected(
+            f"{name} is {what} that is truncated or damaged ({error}). Copy or download it again.", name=name
+        ) from error
+    if "word/document.xml" in parts:
+        return DOCX
+    what = next((what for part, what in OFFICE_PARTS.items() if part in parts), "a zip archive without a Word document in it")
+    raise DocumentRejected(f"{name} is {what}, which isn't read. Supported: {SUPPORTED}.", name=name)

@@ -1,0 +1,83 @@
+"""A file's bytes to its text, with every limit held."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path, PurePosixPath
+
+from django.conf import settings
+
+from agents.errors import DocumentRejected
+from agents.ingestion.base import MARKDOWN, TEXT, Limits, ParsedDocument
+from agents.ingestion.text import parse_markdown, parse_text
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def limits() -> Limits:
+    """What the settings allow."""
+    return Limits(
+        bytes=settings.ADAPTRAG_MAX_UPLOAD_BYTES,
+        pages=settings.ADAPTRAG_MAX_PAGES,
+        expanded_bytes=settings.ADAPTRAG_MAX_EXPANDED_BYTES,
+        characters=settings.ADAPTRAG_MAX_DOCUMENT_CHARS,
+        seconds=settings.ADAPTRAG_PARSE_SECONDS,
+        memory_bytes=settings.ADAPTRAG_PARSE_MEMORY_BYTES,
+    )
+
+
+def check_size(name: str, size: int, bounds: Limits) -> None:
+    """Raises DocumentRejected for a file over the limit."""
+    if size > bounds.bytes:
+        raise DocumentRejected(
+            f"{name} has {size:,} bytes; at most {bounds.bytes:,} are read (ADAPTRAG_MAX_UPLOAD_BYTES). Split it.", name=name
+        )
+
+
+def parse(name: str, data: bytes, content_type: str, bounds: Limits | None = None) -> ParsedDocument:
+    """The text of a file of a detected type; formats that need a real parser are read in a child process.
+
+    Raises DocumentRejected with the reason and the remedy.
+    """
+    bounds = bounds or limits()
+    check_size(name, len(data), bounds)
+    if content_type in (TEXT, MARKDOWN):
+        parsed = parse_text(name, data) if content_type == TEXT else parse_markdown(name, data)
+    else:
+        parsed = _in_child(name, data, content_type, bounds)
+    if not parsed.text.strip():
+        raise DocumentRejected(f"{name} has no text in it. Upload a file that holds text.", name=name)
+    if len(parsed.text) > bounds.characters:
+        raise DocumentRejected(
+            f"{name} holds {len(parsed.text):,} characters; at most {bounds.characters:,} are read "
+            "(ADAPTRAG_MAX_DOCUMENT_CHARS). Split it.",
+            name=name,
+        )
+    title = " ".join(parsed.title.split()) or PurePosixPath(name.replace("\\", "/")).stem
+    return replace(parsed, title=title[:500])
+
+
+def _in_child(name: str, data: bytes, content_type: str, bounds: Limits) -> ParsedDocument:
+    command = [sys.executable, "-m", "agents.ingestion.child", content_type, name, json.dumps(asdict(bounds))]
+    try:
+        done = subprocess.run(command, input=data, capture_output=True, timeout=bounds.seconds, cwd=ROOT, check=False)
+    except subprocess.TimeoutExpired:
+        raise DocumentRejected(_too_slow(name, bounds), name=name) from None
+    if done.returncode == 0:
+        answer = json.loads(done.stdout)
+        if "rejected" in answer:
+            raise DocumentRejected(answer["rejected"], name=name)
+        return ParsedDocument.from_dict(answer["parsed"])
+    if done.returncode == -24:  # SIGXCPU
+        raise DocumentRejected(_too_slow(name, bounds), name=name)
+    reason = (done.stderr.decode(errors="replace").strip().splitlines() or [f"ended with {done.returncode}"])[-1]
+    raise DocumentRejected(
+        f"{name} could not be read: its parser broke off ({reason[:200]}). Open it in its program and save it again.", name=name
+    )
+
+
+def _too_slow(name: str, bounds: Limits) -> str:
+    return f"{name} takes more than {bounds.seconds} s to read (ADAPTRAG_PARSE_SECONDS). Split or simplify it."

@@ -1,0 +1,161 @@
+"""Write a collection's index: passages in, a folder of files out. Knows no database.
+
+manifest.json   form, language, embedding model, counts
+passages.jsonl  what a search returns, one passage a line; offsets.npy finds line i
+documents.npy   int64 (n,)      the document of passage i
+hashes.npy      uint8 (n, 32)   SHA-256 of the embedded text of passage i
+dense.faiss     inner-product index over unit vectors
+bm25/           see agents.retrieval.bm25
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from agents.ingestion.chunking import search_text
+from agents.retrieval.bm25 import write_bm25
+from agents.retrieval.encoders import Embedder, embed_batches
+from agents.retrieval.files import flush
+
+FORM = 1  # of the folder; a reader refuses another one
+HASH = 32
+BATCHES_A_CHECKPOINT = 8
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexedPassage:
+    """A passage as it goes into an index. `sha256`: of its search text, in hexadecimal."""
+
+    chunk_id: int
+    document_id: int
+    title: str
+    source: str
+    text: str
+    heading: str
+    page: int | None
+    start: int
+    end: int
+    sha256: str
+
+    @property
+    def search_text(self) -> str:
+        return search_text(self.title, self.heading, self.text)
+
+    def as_line(self) -> bytes:
+        """The fields of agents.retrieval.base.Passage that don't depend on a query."""
+        fields = {
+            "chunk_id": self.chunk_id, "document_id": self.document_id, "document": self.title or self.source,
+            "text": self.text, "heading": self.heading, "page": self.page, "start": self.start, "end": self.end,
+        }  # fmt: skip
+        return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+
+
+def text_hash(text: str) -> str:
+    """SHA-256 of a search text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class VectorCheckpoint:
+    """Vectors that no finished build holds yet: records of hash and vector, appended and flushed.
+
+    A process that dies leaves whole records and perhaps a torn last one, which is cut off.
+    """
+
+    def __init__(self, path: Path, dimensions: int) -> None:
+        self._path = path
+        self._record = np.dtype([("hash", f"V{HASH}"), ("vector", np.float32, (dimensions,))])
+
+    def read(self) -> dict[bytes, np.ndarray]:
+        if not self._path.exists():
+            return {}
+        whole = self._path.stat().st_size // self._record.itemsize
+        records = np.fromfile(self._path, self._record, count=whole)
+        return {record["hash"].tobytes(): record["vector"] for record in records}
+
+    def append(self, hashes: Sequence[bytes], vectors: np.ndarray) -> None:
+        records = np.empty(len(hashes), self._record)
+        records["hash"] = np.frombuffer(b"".join(hashes), f"V{HASH}")
+        records["vector"] = vectors
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("ab") as handle:
+            handle.truncate(handle.tell() // self._record.itemsize * self._record.itemsize)
+            handle.write(records.tobytes())
+        flush(self._path)
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def write_index(
+    folder: Path,
+    passages: Sequence[IndexedPassage],
+    *,
+    language: str,
+    embedder: Embedder,
+    known: dict[bytes, np.ndarray],
+    checkpoint: VectorCheckpoint,
+    threads: int,
+    progress: Progress,
+) -> None:
+    """Fill the empty folder with the index of at least one passage. `known` has vectors by hash; the rest is embedded."""
+    import faiss
+
+    hashes = [bytes.fromhex(passage.sha256) for passage in passages]
+    vectors = _vectors(passages, hashes, embedder, known, checkpoint, threads, progress)
+    progress(0.9, "writing the index")
+    dense = faiss.IndexFlatIP(embedder.dimensions)
+    dense.add(vectors)
+    faiss.write_index(dense, str(folder / "dense.faiss"))
+    write_bm25(folder / "bm25", [passage.search_text for passage in passages], language)
+    lines = [passage.as_line() for passage in passages]
+    (folder / "passages.jsonl").write_bytes(b"".join(lines))
+    offsets = np.zeros(len(lines) + 1, np.int64)
+    np.cumsum([len(line) for line in lines], out=offsets[1:])
+    np.save(folder / "offsets.npy", offsets)
+    np.save(folder / "documents.npy", np.array([passage.document_id for passage in passages], np.int64))
+    np.save(folder / "hashes.npy", np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH))
+    manifest = {
+        "form": FORM, "passages": len(passages), "language": language, "embedding_model": embedder.name,
+        "dimensions": embedder.dimensions,
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2))
+
+
+def _vectors(
+    passages: Sequence[IndexedPassage],
+    hashes: list[bytes],
+    embedder: Embedder,
+    known: dict[bytes, np.ndarray],
+    checkpoint: VectorCheckpoint,
+    threads: int,
+    progress: Progress,
+) -> np.ndarray:
+    """float32 (n, dimensions). Each text that `known` and the checkpoint lack is embedded once."""
+    known = {**known, **checkpoint.read()}
+    missing = {key: passage for key, passage in zip(hashes, passages, strict=True) if key not in known}
+    keys, texts = list(missing), [passage.search_text for passage in missing.values()]
+    lengths, done = [len(text) for text in texts], 0
+    pending: list[tuple[list[bytes], np.ndarray]] = []
+    for rows, vectors in embed_batches(embedder, texts, threads):
+        pending.append(([keys[row] for row in rows], vectors))
+        known.update(zip(*pending[-1], strict=True))
+        done += sum(lengths[row] for row in rows)
+        if len(pending) == BATCHES_A_CHECKPOINT:
+            _save(checkpoint, pending)
+        progress(0.9 * done / sum(lengths), f"embedding {len(texts):,} passages")
+    if pending:
+        _save(checkpoint, pending)
+    return np.stack([known[key] for key in hashes])
+
+
+def _save(checkpoint: VectorCheckpoint, pending: list[tuple[list[bytes], np.ndarray]]) -> None:
+    checkpoint.append([key for keys, _ in pending for key in keys], np.concatenate([vectors for _, vectors in pending]))
+    pending.clear()

@@ -1,0 +1,126 @@
+"""Questions to passages: BM25, dense, or both fused."""
+
+from __future__ import annotations
+
+import numpy as np
+from django.conf import settings
+
+from adaptrag.common.errors import InvalidInput, Unavailable
+from agents.errors import NothingIngested, UnknownCollection
+from agents.models import Collection
+from agents.retrieval.base import Passage
+from agents.retrieval.bm25 import tokenize
+from agents.retrieval.fusion import fuse
+from agents.retrieval.store import OpenBuild, open_build
+
+METHODS = ("bm25", "dense", "hybrid")
+POOL = 100  # candidates of each half that a hybrid search fuses
+ATTEMPTS = 3
+
+
+def retrieve(collection: Collection, query: str, k: int, method: str = "hybrid", *, pool: int = POOL) -> list[Passage]:
+    """The k best passages (fewer if BM25 alone finds fewer with a word of the query), best first, without deleted documents.
+
+    Each passage's `scores` has what each half gave it. Raises NothingIngested if there is no passage to find.
+    """
+    if method not in METHODS:
+        raise InvalidInput(f"There is no retrieval method {method!r}. Use one of {', '.join(METHODS)}.")
+    if k < 1:
+        raise InvalidInput(f"top_k is {k}; ask for at least one passage.")
+    for attempt in range(ATTEMPTS):
+        try:
+            build, removed = current_build(collection)
+            return _search(build, removed, query, k, method, pool)
+        except FileNotFoundError as error:
+            # A newer build may have taken its place, and its files, since the query that named it; the next look finds that.
+            if attempt == ATTEMPTS - 1:
+                raise _missing(collection) from error
+    raise AssertionError("unreachable")
+
+
+def _search(build: OpenBuild, removed: np.ndarray, query: str, k: int, method: str, pool: int) -> list[Passage]:
+    if method == "bm25":
+        scores = _bm25_scores(build, query, removed)
+        return _passages(build, method, [(row, {"bm25": float(scores[row])}) for row in _best(scores, k)])
+    vector = _query_vector(build, query)
+    if method == "dense":
+        return _passages(build, method, [(row, {"dense": score}) for row, score in _dense(build, vector, k, removed)])
+    scores = _bm25_scores(build, query, removed)
+    pool = max(pool, k)
+    rows = sorted({row for row, _ in _dense(build, vector, pool, removed)}.union(_best(scores, pool)))
+    sparse, dense = scores[rows].astype(np.float64), (build.vectors[rows] @ vector[0]).astype(np.float64)
+    fused = fuse(sparse, dense)
+    found = [
+        (rows[i], {"hybrid": float(fused[i]), "bm25": float(sparse[i]), "dense": float(dense[i])})
+        for i in np.argsort(-fused, kind="stable")[:k]
+    ]
+    return _passages(build, method, found)
+
+
+def current_build(collection: Collection) -> tuple[OpenBuild, np.ndarray]:
+    """The build that serves a collection now, and the rows of it that were deleted since. One query."""
+    rows = list(
+        Collection.objects.filter(pk=collection.pk)
+        .order_by()
+        .values_list("current_build_id", "current_build__path", "current_build__tombstones__document_id")
+    )
+    if not rows:
+        raise UnknownCollection(f"The collection {collection.name!r} was deleted.")
+    build_id, path, _ = rows[0]
+    if build_id is not None:
+        build = open_build(build_id, path)
+        removed = build.removed_rows(frozenset(row[2] for row in rows if row[2] is not None))
+        if len(removed) < build.size:
+            return build, removed
+    raise NothingIngested(
+        f"The collection {collection.name!r} has nothing to search yet. Add documents, or wait until they are indexed.",
+        collection=collection.name,
+    )
+
+
+def _missing(collection: Collection) -> Unavailable:
+    return Unavailable(
+        f"The index files of the collection {collection.name!r} are missing. Index it again in the admin.",
+        collection=collection.name,
+    )
+
+
+def _bm25_scores(build: OpenBuild, query: str, removed: np.ndarray) -> np.ndarray:
+    scores = build.bm25(settings.ADAPTRAG_BM25_BACKEND).scores(tokenize(query, build.language))
+    scores[removed] = 0
+    return scores
+
+
+def _best(scores: np.ndarray, k: int) -> list[int]:
+    """Rows with the k highest scores above 0, best first; equal scores in the order of the rows."""
+    if k < len(scores):
+        threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
+        rows = np.flatnonzero(scores >= threshold) if threshold > 0 else np.flatnonzero(scores)
+    else:
+        rows = np.flatnonzero(scores)
+    return rows[np.argsort(-scores[rows], kind="stable")[:k]].tolist()
+
+
+def _query_vector(build: OpenBuild, query: str) -> np.ndarray:
+    from agents.retrieval.embedding import embed_query, embedder
+
+    if embedder().name != build.embedding_model:
+        raise Unavailable(
+            f"The index was made with the embedding model {build.embedding_model}, but {embedder().name} is configured. "
+            "Index the collection again."
+        )
+    return embed_query(query)
+
+
+def _dense(build: OpenBuild, vector: np.ndarray, k: int, removed: np.ndarray) -> list[tuple[int, float]]:
+    gone = set(removed.tolist())
+    scores, rows = build.dense.search(vector, min(build.size, k + len(gone)))
+    found = zip(rows[0].tolist(), scores[0].tolist(), strict=True)
+    return [(row, score) for row, score in found if row not in gone][:k]
+
+
+def _passages(build: OpenBuild, method: str, found: list[tuple[int, dict[str, float]]]) -> list[Passage]:
+    return [
+        build.passage(row, rank=rank, retriever=method, score=scores[method], scores=scores)
+        for rank, (row, scores) in enumerate(found, 1)
+    ]

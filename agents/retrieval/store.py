@@ -1,0 +1,98 @@
+"""Reading index builds: each process keeps a few open, found by the build's id."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import threading
+from collections import OrderedDict
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from django.conf import settings
+
+from adaptrag.common.errors import Unavailable
+from agents.retrieval.base import Passage
+from agents.retrieval.bm25 import Bm25, read_bm25
+from agents.retrieval.build import FORM, HASH
+
+OPEN_BUILDS = 16
+
+
+class OpenBuild:
+    """One build's files, mapped into memory; BM25 and FAISS are opened when first asked for. Rows count from 0."""
+
+    def __init__(self, folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        if manifest["form"] != FORM:
+            raise Unavailable(f"The index at {folder} has form {manifest['form']}, not {FORM}: index the collection again.")
+        self.folder = folder
+        self.size: int = manifest["passages"]
+        self.language: str = manifest["language"]
+        self.embedding_model: str = manifest["embedding_model"]
+        self.documents: np.ndarray = np.load(folder / "documents.npy", mmap_mode="r")
+        self._offsets: np.ndarray = np.load(folder / "offsets.npy", mmap_mode="r")
+        with (folder / "passages.jsonl").open("rb") as handle:
+            self._passages = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        self._lock = threading.Lock()
+        self._bm25: dict[str, Bm25] = {}
+        self._removed: tuple[frozenset[int], np.ndarray] = (frozenset(), np.empty(0, np.int64))
+
+    def bm25(self, backend: str) -> Bm25:
+        with self._lock:
+            if backend not in self._bm25:
+                self._bm25[backend] = read_bm25(self.folder / "bm25", backend)
+            return self._bm25[backend]
+
+    @cached_property
+    def dense(self):
+        """The FAISS index; its vectors are mapped, not copied."""
+        import faiss
+
+        path = self.folder / "dense.faiss"
+        path.stat()  # raises FileNotFoundError; FAISS has its own error for it
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+
+    @cached_property
+    def vectors(self) -> np.ndarray:
+        """float32 (size, dimensions), a view of the index's own."""
+        import faiss
+
+        return faiss.rev_swig_ptr(self.dense.get_xb(), self.dense.ntotal * self.dense.d).reshape(self.dense.ntotal, -1)
+
+    def known_vectors(self) -> dict[bytes, np.ndarray]:
+        """Vectors by the hash of their text."""
+        hashes = np.load(self.folder / "hashes.npy").tobytes()
+        return {hashes[row * HASH : (row + 1) * HASH]: vector for row, vector in enumerate(self.vectors)}
+
+    def removed_rows(self, removed: frozenset[int]) -> np.ndarray:
+        """Rows of documents that were deleted since the build, ascending."""
+        known, rows = self._removed
+        if known != removed:
+            rows = np.flatnonzero(np.isin(self.documents, list(removed)))
+            self._removed = (removed, rows)
+        return rows
+
+    def passage(self, row: int, *, rank: int, retriever: str, score: float, scores: dict[str, float]) -> Passage:
+        line = self._passages[self._offsets[row] : self._offsets[row + 1]]
+        return Passage(**json.loads(line), rank=rank, retriever=retriever, score=score, scores=scores)
+
+
+_lock = threading.Lock()
+_open: OrderedDict[tuple[int, str], OpenBuild] = OrderedDict()
+
+
+def open_build(build_id: int, path: str) -> OpenBuild:
+    """The build in the folder `path` under the data folder. Raises FileNotFoundError if its files are gone."""
+    key = (build_id, path)
+    with _lock:
+        if key in _open:
+            _open.move_to_end(key)
+            return _open[key]
+    build = OpenBuild(Path(settings.DATA_DIR) / path)
+    with _lock:
+        _open[key] = build
+        while len(_open) > OPEN_BUILDS:
+            _open.popitem(last=False)  # its files are unmapped when the last search that uses it ends
+    return build

@@ -1,0 +1,222 @@
+"""Collections and their index builds."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import transaction
+
+from adaptrag.common.errors import InvalidInput
+from adaptrag.common.jobs import job_enqueue
+from adaptrag.common.models import Job
+from agents.errors import NothingIngested
+from agents.models import Chunk, Collection, Document, IndexBuild, Tombstone
+from agents.retrieval.build import IndexedPassage, Progress, VectorCheckpoint, write_index
+from agents.retrieval.embedding import embedder
+from agents.retrieval.encoders import Embedder
+from agents.retrieval.files import folder_bytes, locked, made_aside
+from agents.retrieval.store import open_build
+
+logger = logging.getLogger(__name__)
+
+KEPT_BUILDS = 2  # the current one and the one before it, which a search may still be opening
+ROWS_A_STATEMENT = 500
+
+
+def collection_get_or_create(name: str) -> Collection:
+    """The collection of that name, made if it isn't there. Raises InvalidInput for a name that can't be one."""
+    found = Collection.objects.filter(name=name).first()
+    if found:
+        return found
+    try:
+        Collection(name=name).clean_fields()
+    except ValidationError as error:
+        raise InvalidInput(
+            f"{name!r} can't be the name of a collection. {' '.join(error.messages)}", collection=name
+        ) from error
+    return Collection.objects.get_or_create(name=name)[0]
+
+
+def collection_index(collection: Collection, progress: Progress | None = None, *, force: bool = False) -> IndexBuild:
+    """Index what the collection holds now and put the index in place; returns the build that serves.
+
+    One builder at a time; one that waited finds the other's build and makes its own only if something changed (or `force`).
+    Until the new build is in place the old one serves. Raises NothingIngested if there is no passage and never was an index.
+    """
+    progress = progress or (lambda fraction, message: None)
+    with locked(_folder(collection) / "lock"):
+        _mark_lost_builds(collection)
+        # The version first, the passages after it: a change in between makes the build look older than it is, never newer.
+        collection.refresh_from_db()
+        current = collection.current_build
+        if current is not None and not force and _is_current(collection, current):
+            return current
+        pending = dict(collection.documents.filter(state=Document.State.PENDING).values_list("id", "sha256"))
+        passages = _passages(collection)
+        if not passages:
+            return _serve_nothing(collection)
+        model = embedder()
+        build = IndexBuild.objects.create(
+            collection=collection, content_version=collection.content_version, chunks=len(passages), embedding_model=model.name
+        )
+        try:
+            _write(build, collection, passages, model, progress)
+            _publish(build, {passage.document_id for passage in passages}, pending)
+        except BaseException as error:
+            IndexBuild.objects.filter(pk=build.pk).update(
+                state=IndexBuild.State.FAILED, error=f"{type(error).__name__}: {error}"
+            )
+            raise
+        _remove_old_builds(collection)
+        progress(1.0, f"{len(passages):,} passages indexed")
+        collection.refresh_from_db()
+        return collection.current_build
+
+
+def collection_index_enqueue(collection: Collection, *, user: Any = None) -> Job:
+    """Index on the queue. One job for each version of the content: a job that already runs may have read an older one."""
+    version = Collection.objects.values_list("content_version", flat=True).get(pk=collection.pk)
+    return job_enqueue(
+        "index",
+        {"collection": collection.pk},
+        title=f"Index {collection.name}",
+        idempotency_key=f"index:{collection.pk}:{version}",
+        user=user,
+    )
+
+
+def collection_refresh(collection: Collection, new_chunks: int = 0, *, user: Any = None) -> Job | None:
+    """Index here and now where that takes a moment, else on the queue."""
+    total = Chunk.objects.filter(document__collection=collection).count()
+    if not total and not IndexBuild.objects.filter(collection=collection, state=IndexBuild.State.READY).exists():
+        return None
+    if new_chunks <= settings.ADAPTRAG_INLINE_CHUNKS and total <= settings.ADAPTRAG_INLINE_COLLECTION_CHUNKS:
+        collection_index(collection)
+        return None
+    return collection_index_enqueue(collection, user=user)
+
+
+def _is_current(collection: Collection, build: IndexBuild) -> bool:
+    try:
+        files = open_build(build.pk, build.path)
+    except (FileNotFoundError, ValueError, KeyError):
+        return False
+    return (
+        build.content_version == collection.content_version
+        and files.language == collection.language
+        and files.embedding_model == embedder().name
+    )
+
+
+def _passages(collection: Collection) -> list[IndexedPassage]:
+    """One statement, so one moment of the database."""
+    rows = (
+        Chunk.objects.filter(document__collection=collection)
+        .order_by("document_id", "ordinal")
+        .values_list(
+            "id", "document_id", "document__title", "document__source", "text", "heading", "page", "start", "end", "sha256"
+        )
+    )
+    names = ("chunk_id", "document_id", "title", "source", "text", "heading", "page", "start", "end", "sha256")
+    return [IndexedPassage(**dict(zip(names, row, strict=True))) for row in rows.iterator(chunk_size=2000)]
+
+
+def _write(
+    build: IndexBuild,
+    collection: Collection,
+    passages: list[IndexedPassage],
+    model: Embedder,
+    progress: Callable[[float, str], None],
+) -> None:
+    begun = time.monotonic()
+    target = _folder(collection) / str(build.pk)
+    checkpoint = VectorCheckpoint(_folder(collection) / f"vectors-{model.name.replace('/', '_')}.part", model.dimensions)
+    with made_aside(target) as folder:
+        write_index(
+            folder,
+            passages,
+            language=collection.language,
+            embedder=model,
+            known=_known_vectors(collection.current_build, model),
+            checkpoint=checkpoint,
+            threads=settings.ADAPTRAG_EMBEDDING_THREADS,
+            progress=progress,
+        )
+    build.path = str(target.relative_to(settings.DATA_DIR))
+    build.bytes_on_disk = folder_bytes(target)
+    build.seconds = round(time.monotonic() - begun, 3)
+    build.save(update_fields=["path", "bytes_on_disk", "seconds"])
+    checkpoint.remove()
+
+
+def _known_vectors(build: IndexBuild | None, model: Embedder) -> dict[bytes, Any]:
+    if build is None or build.embedding_model != model.name:
+        return {}
+    try:
+        return open_build(build.pk, build.path).known_vectors()
+    except FileNotFoundError:
+        return {}
+
+
+def _publish(build: IndexBuild, indexed: set[int], pending: dict[int, str]) -> None:
+    """Name the build as the current one. Whatever was deleted while it was made gets its tombstones in the same transaction.
+
+    pending: digest by id of the documents that waited for an index when the passages were read.
+    """
+    with transaction.atomic():
+        collection = Collection.objects.select_for_update().get(pk=build.collection_id)
+        if collection.content_version != build.content_version:
+            there = set(collection.documents.values_list("id", flat=True))
+            Tombstone.objects.bulk_create(Tombstone(build=build, document_id=gone) for gone in sorted(indexed - there))
+        waiting = collection.documents.filter(state=Document.State.PENDING)
+        ready = [pk for pk, digest in waiting.values_list("id", "sha256") if pending.get(pk) == digest and pk in indexed]
+        for begin in range(0, len(ready), ROWS_A_STATEMENT):
+            Document.objects.filter(pk__in=ready[begin : begin + ROWS_A_STATEMENT]).update(state=Document.State.READY, error="")
+        IndexBuild.objects.filter(pk=build.pk).update(state=IndexBuild.State.READY)
+        Collection.objects.filter(pk=collection.pk).update(current_build=build)
+
+
+def _serve_nothing(collection: Collection) -> IndexBuild:
+    """The last document is gone: no build serves any more."""
+    last = collection.current_build
+    if last is None:
+        raise NothingIngested(f"The collection {collection.name!r} holds no passage to index. Add documents first.")
+    Collection.objects.filter(pk=collection.pk, content_version=collection.content_version).update(current_build=None)
+    _remove_old_builds(collection)
+    return last
+
+
+def _mark_lost_builds(collection: Collection) -> None:
+    """Under the lock no other builder lives, so a build that is still in the making was interrupted."""
+    lost = collection.builds.filter(state=IndexBuild.State.BUILDING)
+    lost.update(state=IndexBuild.State.FAILED, error="Interrupted: the process that made it ended.")
+
+
+def _remove_old_builds(collection: Collection) -> None:
+    """Rows stay as history; files go, except the current ones and those before, which a search may be about to open.
+
+    A build that holds a deleted document goes at once: nothing of a deleted document stays in any index.
+    """
+    current = Collection.objects.values_list("current_build_id", flat=True).get(pk=collection.pk)
+    before = collection.builds.filter(state=IndexBuild.State.READY, tombstones=None).exclude(pk=current).order_by("-id")
+    kept = {str(pk) for pk in [current, *before.values_list("pk", flat=True)[: KEPT_BUILDS - 1]]}
+    for folder in _folder(collection).iterdir():
+        if folder.is_dir() and folder.name not in kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder(collection: Collection) -> Path:
+    return Path(settings.DATA_DIR) / "indexes" / str(collection.pk)
+
+
+def remove_collection_files(collection_id: int) -> None:
+    """Remove what a deleted collection leaves on disk."""
+    shutil.rmtree(Path(settings.DATA_DIR) / "indexes" / str(collection_id), ignore_errors=True)
+    shutil.rmtree(Path(settings.MEDIA_ROOT) / "documents" / str(collection_id), ignore_errors=True)

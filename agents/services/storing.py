@@ -1,0 +1,163 @@
+"""Storing what was read: rows of documents and chunks in one transaction, files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
+
+from adaptrag.common.errors import InvalidInput
+from agents.errors import UnknownCollection
+from agents.ingestion.base import ParsedDocument
+from agents.ingestion.chunking import ChunkDraft, search_text, split, token_counter
+from agents.ingestion.parse import parse
+from agents.ingestion.text import clean
+from agents.models import Chunk, Collection, Document
+from agents.retrieval.build import text_hash
+from agents.retrieval.embedding import token_count
+
+LONGEST_SOURCE = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """A document's content, read and cut. file: its name under MEDIA_ROOT, empty where there is none."""
+
+    source: str
+    title: str
+    content_type: str
+    sha256: str
+    size: int
+    chunks: Sequence[ChunkDraft]
+    metadata: dict[str, Any]
+    file: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    document: Document
+    created: bool
+    changed: bool
+
+
+def checked_source(source: str) -> str:
+    """Raises InvalidInput for a source that can't identify a document."""
+    source = clean(source).strip()
+    if not 0 < len(source) <= LONGEST_SOURCE:
+        raise InvalidInput(f"A document's source has 1 to {LONGEST_SOURCE:,} characters, not {len(source):,}.")
+    return source
+
+
+def file_content(name: str, data: bytes, content_type: str, *, source: str, sha256: str, file: str) -> Content:
+    """Raises DocumentRejected."""
+    parsed = parse(name, data, content_type)
+    return Content(
+        source=source,
+        title=parsed.title,
+        content_type=content_type,
+        sha256=sha256,
+        size=len(data),
+        chunks=chunks_of(parsed),
+        metadata=parsed.metadata,
+        file=file,
+    )
+
+
+def chunks_of(parsed: ParsedDocument) -> list[ChunkDraft]:
+    return split(parsed, settings.ADAPTRAG_CHUNK_TOKENS, _counter())
+
+
+@functools.cache
+def _counter() -> Callable[[str], int]:
+    return token_counter(token_count())
+
+
+def store(collection: Collection, contents: Sequence[Content]) -> list[Stored]:
+    """Make or replace the documents with these sources, all in one transaction; equal content is left alone.
+
+    Indexes still serve what they hold: the new passages wait (state pending) for the next build. Files of replaced content are
+    removed once it is committed.
+    """
+    with transaction.atomic():
+        if not Collection.objects.select_for_update().filter(pk=collection.pk).exists():
+            raise UnknownCollection(f"The collection {collection.name!r} was deleted.")
+        sources = [content.source for content in contents]
+        there = {document.source: document for document in collection.documents.filter(source__in=sources)}
+        stored = []
+        for content in contents:
+            document = there.get(content.source)
+            stored.append(
+                Stored(
+                    document=document or Document(collection=collection, source=content.source),
+                    created=document is None,
+                    changed=document is None or document.sha256 != content.sha256,
+                )
+            )
+        fresh = [(one.document, content) for one, content in zip(stored, contents, strict=True) if one.changed]
+        if fresh:
+            content_changed(collection.pk)
+            _write(fresh)
+    return stored
+
+
+def _write(fresh: Sequence[tuple[Document, Content]]) -> None:
+    replaced = [document for document, _ in fresh if document.pk]
+    unused = {name for document in replaced for name in (document.file.name, document.incoming.name) if name}
+    for document, content in fresh:
+        document.title, document.content_type, document.metadata = content.title, content.content_type, content.metadata
+        document.file, document.sha256, document.size = content.file, content.sha256, content.size
+        document.state, document.error, document.incoming, document.incoming_sha256 = Document.State.PENDING, "", "", ""
+        document.updated_at = timezone.now()
+    if replaced:
+        Chunk.objects.filter(document__in=replaced).delete()
+        fields = (
+            "title",
+            "content_type",
+            "metadata",
+            "file",
+            "sha256",
+            "size",
+            "state",
+            "error",
+            "incoming",
+            "incoming_sha256",
+        )
+        Document.objects.bulk_update(replaced, [*fields, "updated_at"])
+    Document.objects.bulk_create([document for document, _ in fresh if not document.pk])
+    Chunk.objects.bulk_create(_chunk(document, draft) for document, content in fresh for draft in content.chunks)
+    remove_files(unused - {content.file for _, content in fresh})
+
+
+def _chunk(document: Document, draft: ChunkDraft) -> Chunk:
+    return Chunk(
+        document=document,
+        ordinal=draft.ordinal,
+        text=draft.text,
+        heading=draft.heading,
+        page=draft.page,
+        start=draft.start,
+        end=draft.end,
+        sha256=text_hash(search_text(document.title, draft.heading, draft.text)),
+    )
+
+
+def content_changed(collection_id: int) -> None:
+    """Count a change of a collection's passages in the caller's transaction; holds the row's lock until its end."""
+    Collection.objects.filter(pk=collection_id).update(content_version=F("content_version") + 1)
+
+
+def upload_path(file: str) -> Path:
+    return Path(settings.MEDIA_ROOT) / file
+
+
+def remove_files(names: set[str]) -> None:
+    """Remove uploads once the surrounding transaction is committed."""
+    for name in names:
+        transaction.on_commit(functools.partial(upload_path(name).unlink, missing_ok=True), robust=True)

@@ -1,0 +1,37 @@
+"""What the deletion of a document or a collection takes along, whichever way it comes: a service, the admin, a cascade."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Model, QuerySet
+from django.db.models.signals import post_delete
+from django.dispatch import receiver
+
+from agents.models import Collection, Document, Tombstone
+from agents.services.collections import remove_collection_files
+from agents.services.storing import content_changed, remove_files
+
+
+@receiver(post_delete, sender=Document)
+def document_deleted(sender: type[Document], instance: Document, origin: Model | QuerySet, **_: Any) -> None:
+    """Hide the document from the index that serves, in the transaction that deletes it; its files go on commit."""
+    remove_files({instance.file.name, instance.incoming.name} - {"", None})
+    if _model(origin) is Collection:  # the index goes too
+        return
+    content_changed(instance.collection_id)
+    # After the counting, which holds the collection's row: a build can't be put in place between this look and the commit.
+    build_id = Collection.objects.filter(pk=instance.collection_id).values_list("current_build_id", flat=True).first()
+    if build_id is not None:
+        Tombstone.objects.create(build_id=build_id, document_id=instance.pk)
+
+
+@receiver(post_delete, sender=Collection)
+def collection_deleted(sender: type[Collection], instance: Collection, **_: Any) -> None:
+    transaction.on_commit(functools.partial(remove_collection_files, instance.pk), robust=True)
+
+
+def _model(origin: Model | QuerySet) -> type[Model]:
+    return origin.model if isinstance(origin, QuerySet) else type(origin)
