@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from rewards.services.arms import arms_rebuild, learning_reset
+from rewards.services.exports import ExportResult, log_export
 from rewards.services.feedback import FeedbackResult, feedback_record
+from rewards.services.imports import ImportResult, log_import
 from rewards.services.interactions import interaction_log
-from rewards.services.log_export import ExportResult, log_export
-from rewards.services.log_import import ImportResult, log_import
 from rewards.services.policies import policy_activate, policy_save, prior_set
 
 __all__ = [

@@ -78,7 +78,7 @@ def interaction_line(interaction: Interaction) -> str:
         "num_sources": len(interaction.sources),
     }
     values |= {name: getattr(interaction, name) for name in _COLUMNS}
-    return json.dumps(values, ensure_ascii=False, allow_nan=False)
+    return _line(values)
 
 
 def reward_line(reward: Reward) -> str:
@@ -92,7 +92,13 @@ def reward_line(reward: Reward) -> str:
         "created_at": reward.created_at.isoformat(),
         "updated_at": reward.updated_at.isoformat(),
     }
-    return json.dumps(values, ensure_ascii=False, allow_nan=False)
+    return _line(values)
+
+
+def _line(values: dict[str, Any]) -> str:
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False)
+    # Valid inside JSON, but some readers end a line there.
+    return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085")
 
 
 def parse_line(line: str | bytes, default_time: datetime) -> tuple[InteractionRecord | None, RewardRecord | None]:
