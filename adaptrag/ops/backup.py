@@ -26,6 +26,7 @@ DATA = "data"
 
 # run/ holds sockets, locks and the token of the model process; the others are made again by the commands that need them.
 NEVER = ("run", "logs", "static", "backups", "replaced-*", ".restore-*", ".backup-*")
+UNFINISHED = ".*.new"  # what is being written aside, at any depth
 MODELS = "models"
 ROUNDS = 5
 COPY_BELOW = 64 * 2**20  # larger files are never changed in place, so a hard link keeps their content
@@ -98,11 +99,12 @@ def _stage_files(target: Path, models: bool, leave_out: set[Path]) -> list[str]:
         here = Path(folder)
         if here == root:
             folders[:] = [name for name in folders if not any(fnmatch(name, pattern) for pattern in never)]
+        folders[:] = [name for name in folders if not fnmatch(name, UNFINISHED)]
         for name in [name for name in folders if (here / name).is_symlink()]:
             warnings.append(f"{(here / name).relative_to(root)}: a link to another place, left out")
         for name in names:
             path = here / name
-            if path in own or path in leave_out or name.endswith(database.SIDECARS):
+            if path in own or path in leave_out or name.endswith(database.SIDECARS) or fnmatch(name, UNFINISHED):
                 continue
             relative = path.relative_to(root)
             if path.is_symlink():

@@ -169,9 +169,13 @@ def _ingest_docs(say: Say) -> None:
     say("Reading docs/ into the collection 'default'")
     # A process of its own: faiss and the embedding model don't belong in the one that watches over the others.
     command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "ingest", str(settings.BASE_DIR / "docs"), "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise DemoFailed(f"docs/ could not be read: `manage.py ingest docs` ended with exit code {done.returncode}.")
+        raise DemoFailed(
+            f"docs/ could not be read. `manage.py ingest docs` ended with exit code {done.returncode}:\n{done.stderr[-2000:]}"
+        )
+    result = json.loads(done.stdout)
+    say(f"  {result['documents']} documents in {result['chunks']} passages")
 
 
 def _wait_until_ready(address: Address, supervisor: Supervisor, say: Say) -> None:

@@ -55,7 +55,7 @@ def examine(port: int) -> Iterator[Finding]:
             topic="site", state=WARN, message="Documents, agents, model and queue were not looked at: they need the database."
         )
         return
-    for topic, look in (*SITE.items(),):
+    for topic, look in SITE.items():
         try:
             yield from look()
         except DatabaseError as error:
@@ -163,7 +163,7 @@ def database_state() -> Iterator[Finding]:
     if connection.vendor == "postgresql" and not database.client_program("pg_dump"):
         fix = "Install PostgreSQL's client programs (Debian: apt-get install postgresql-client)."
         yield Finding(topic="database", state=WARN, message="pg_dump was not found: `backup` can't work.", fix=fix)
-    yield _from_health("database", health.migrations(), "manage.py migrate")
+    yield _from_health("migrations", health.migrations(), "manage.py migrate", "all are applied")
 
 
 def documents() -> Iterator[Finding]:
@@ -175,7 +175,8 @@ def documents() -> Iterator[Finding]:
         yield Finding(topic="documents", state=WARN, message=message, fix="manage.py ingest docs/")
     else:
         told = ", ".join(f"{name}: {count}" for name, count in sorted(counts.items()))
-        yield Finding(topic="documents", state=OK if counts[default] else WARN, message=f"Documents by collection: {told}")
+        fix = "" if counts[default] else f"Add some to {default!r}: Admin, Documents; or manage.py ingest PATH"
+        yield Finding(topic="documents", state=WARN if fix else OK, message=f"Documents by collection: {told}", fix=fix)
     if failed := Document.objects.filter(state=Document.State.FAILED).count():
         fix = "Admin, Documents, filter by state: each says what was wrong."
         yield Finding(topic="documents", state=WARN, message=f"{failed} documents could not be indexed.", fix=fix)
@@ -202,7 +203,8 @@ def agents() -> Iterator[Finding]:
 
 
 def model() -> Iterator[Finding]:
-    yield _from_health("model", health.model(), "Start it: manage.py serve_model (make demo and the systemd unit do)")
+    if live_variants():
+        yield _from_health("model", health.model(), "Start it: manage.py serve_model (make demo and the systemd unit do)")
 
 
 def queue() -> Iterator[Finding]:
@@ -234,9 +236,9 @@ def web_server(port: int) -> Finding:
     return Finding(topic="web", state=WARN, message=f"Nothing listens on port {port} of this machine", fix=fix)
 
 
-def _from_health(topic: str, part: health.Part, fix: str) -> Finding:
+def _from_health(topic: str, part: health.Part, fix: str, fine: str = "ready") -> Finding:
     state = HEALTH_STATES[part.status]
-    return Finding(topic=topic, state=state, message=part.message or "ready", fix="" if state == OK else fix)
+    return Finding(topic=topic, state=state, message=part.message or fine, fix="" if state == OK else fix)
 
 
 def _model_server(variant: AgentVariant) -> Iterator[Finding]:

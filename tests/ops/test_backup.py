@@ -51,6 +51,8 @@ def fill(site: Site) -> None:
     for folder in ("run", "logs", "static", "models"):
         (site.folder / folder).mkdir(exist_ok=True)
         (site.folder / folder / "something").write_text("secret")
+    (site.folder / "indexes" / ".2.new").mkdir()
+    (site.folder / "indexes" / ".2.new" / "half").write_text("written aside")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +101,7 @@ def test_what_runs_and_what_can_be_made_again_stays_out(site, tmp_path):
     held = names(tmp_path / "b.tar.gz")
     assert {"data/uploads/documents/a.txt", "data/indexes/vectors.bin", "data/secret_key", "database/db.sqlite3"} < held
     assert not [name for name in held if name.split("/")[1:2] in (["run"], ["logs"], ["static"], ["models"])]
-    assert not [name for name in held if name.endswith(("-wal", "-shm", "/s"))]
+    assert not [name for name in held if name.endswith(("-wal", "-shm", "/s", "/half"))]
     site.must("backup", tmp_path / "with.tar.gz", "--models")
     assert "data/models/something" in names(tmp_path / "with.tar.gz")
     assert (tmp_path / "b.tar.gz").stat().st_mode & 0o077 == 0, "it holds password digests"
