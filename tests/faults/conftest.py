@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.queue_site import QueueSite
+from tests.postgres import postgres_server
 
 
 @pytest.fixture(scope="session")
@@ -16,12 +17,20 @@ def migrated_queue(tmp_path_factory) -> QueueSite:
     return site
 
 
-@pytest.fixture
-def queue_site(migrated_queue, tmp_path) -> Iterator[QueueSite]:
-    """A site whose clusters the test starts itself."""
-    site = migrated_queue.copy(tmp_path / "var")
-    yield site
-    site.close()
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def queue_site(request, tmp_path) -> Iterator[QueueSite]:
+    """A site on each database, whose clusters the test starts itself."""
+    if request.param == "sqlite":
+        site = request.getfixturevalue("migrated_queue").copy(tmp_path / "var")
+        yield site
+        site.close()
+        return
+    with postgres_server() as server:
+        site = QueueSite(tmp_path / "var", DATABASE_URL=server.create_database("queue"))
+        done = site.manage("migrate", "-v", "0")
+        assert done.returncode == 0, done.stderr
+        yield site
+        site.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -82,12 +83,7 @@ class QueueSite(Site):
         return [(line.split()[0], int(line.split()[1])) for line in lines]
 
     def until(self, number: int, met: Callable[[dict[str, Any]], Any], what: str) -> dict[str, Any]:
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            if met(job := self.job(number)):
-                return job
-            time.sleep(0.1)
-        raise AssertionError(f"not {what} after {PATIENCE} s: {job}")
+        return until(lambda: met(job := self.job(number)) and job, f"job {number} {what}")
 
     def until_ended(self, number: int) -> dict[str, Any]:
         return self.until(number, lambda job: job["state"] in ("succeeded", "failed", "cancelled"), "ended")
@@ -111,10 +107,25 @@ class QueueSite(Site):
         self._processes.append(cluster)
         return cluster
 
+    def workers(self) -> list[int]:
+        """The processes that take tasks, as far as they live."""
+        log = (self.folder / "cluster-default.log").read_text()
+        return [pid for pid in map(int, re.findall(r"ready for work at (\d+)", log)) if is_alive(pid)]
+
     def close(self) -> None:
         for process in self._processes:
             kill_tree(process.pid)
             process.wait()
+
+
+def until(met: Callable[[], Any], what: str) -> Any:
+    """Wait for a true value and return it."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if value := met():
+            return value
+        time.sleep(0.1)
+    raise AssertionError(f"not after {PATIENCE} s: {what}")
 
 
 def children(pid: int) -> list[int]:

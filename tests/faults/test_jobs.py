@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tests.faults.queue_site import children, is_alive
+from tests.faults.queue_site import PATIENCE, children, is_alive, until
 
 pytestmark = pytest.mark.slow
 
@@ -115,6 +115,14 @@ def test_a_job_that_kills_its_workers_is_failed_when_its_attempts_are_used_up(qu
     assert queue.until_ended(queue.enqueue("light", steps=1))["state"] == "succeeded"
 
 
+def test_a_cluster_whose_idle_workers_are_all_killed_takes_jobs_again(queue):
+    queue.until_ended(queue.enqueue("light", steps=1))
+    until(lambda: len(queue.workers()) == 2, "complete")
+    for worker in queue.workers():
+        os.kill(worker, signal.SIGKILL)
+    assert queue.until_ended(queue.enqueue("light", steps=1))["state"] == "succeeded"
+
+
 def test_a_job_without_a_message_is_sent_again(queue):
     old = "queued_at=timezone.now() - timedelta(hours=1)"
     payload = {"steps": 1, "trace": str(queue.folder / "trace-resent")}
@@ -125,12 +133,6 @@ def test_a_job_without_a_message_is_sent_again(queue):
     assert queue.until_ended(number)["state"] == "succeeded"
 
 
-def test_one_of_many_claims_wins(queue):
-    number = queue.ask("Job.objects.create(kind='light').pk")
-    assert queue.ask(f"claims_won({number}, 12)") == 1
-    assert queue.ask(f"Job.objects.filter(pk={number}, attempt=1).update(state='cancelled')") == 1
-
-
 def test_a_job_can_be_run_by_hand(queue):
     payload = {"steps": 2, "trace": str(queue.folder / "trace-hand")}
     number = queue.ask(f"Job.objects.create(kind='heavy', payload={payload!r}).pk")
@@ -139,21 +141,42 @@ def test_a_job_can_be_run_by_hand(queue):
     assert len(steps_of(queue.trace(number))) == 2
 
 
+def test_a_cluster_that_is_told_twice_stops_at_once(migrated_queue, tmp_path):
+    site = migrated_queue.copy(tmp_path / "var")
+    cluster = site.start_cluster()
+    try:
+        number, _ = site.enqueue_held("light")
+        site.until_stepped(number)
+        family = children(cluster.pid)
+        log = site.folder / "cluster-default.log"
+        cluster.send_signal(signal.SIGINT)
+        until(lambda: "Ctrl-C again stops now" in log.read_text(), "the first was heard")
+        assert is_alive(cluster.pid)
+        cluster.send_signal(signal.SIGINT)
+        assert cluster.wait(PATIENCE) == 130
+        until(lambda: not any(is_alive(pid) for pid in family), "everything stopped")
+        assert site.job(number)["state"] == "running"
+        assert site.ask("jobs_reap().requeued") == 1
+    finally:
+        site.close()
+
+
 def test_jobs_of_a_killed_cluster_go_on_after_its_restart(queue_site):
+    contested = queue_site.ask("Job.objects.create(kind='light').pk")
+    assert queue_site.ask(f"claims_won({contested}, 12)") == 1
+
     cluster = queue_site.start_cluster()
     heavy, heavy_gate = queue_site.enqueue_held("heavy")
     light, light_gate = queue_site.enqueue_held("light")
     waiting = queue_site.enqueue("light", steps=1)  # sits in the cluster's memory, its message locked
     for number in (heavy, light):
         queue_site.until_stepped(number)
-    child = queue_site.trace(heavy)[0][1]
     family = children(cluster.pid)
-    assert child in family
-    for process in [cluster.pid, *(pid for pid in family if pid != child)]:
-        os.kill(process, signal.SIGKILL)
+    assert {queue_site.trace(heavy)[0][1], queue_site.trace(light)[0][1]} < set(family)
+    cluster.kill()
     cluster.wait()
 
-    queue_site.until(heavy, lambda job: not is_alive(child), "dead with its parent")
+    until(lambda: not any(is_alive(pid) for pid in family), "dead with the first process")
     assert [queue_site.job(number)["state"] for number in (heavy, light)] == ["running", "running"]
     heavy_gate.touch()
     light_gate.touch()
