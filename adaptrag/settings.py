@@ -86,11 +86,11 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "django_prometheus",
     "django_structlog",
+    "adaptrag",  # before django_q: its `qcluster` takes the place of django-q's
     "django_q",
     "import_export",
     "simple_history",
     "knox",
-    "adaptrag",
     "adaptrag.common",
     "agents",
     "rewards",
