@@ -155,6 +155,7 @@ AUTH_PASSWORD_VALIDATORS = [
         "NumericPasswordValidator",
     )
 ]
+AUTHENTICATION_BACKENDS = ["adaptrag.api.authentication.PasswordBackend"]
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "chat"
 LOGOUT_REDIRECT_URL = "login"
@@ -162,6 +163,7 @@ LOGOUT_REDIRECT_URL = "login"
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = env.str("ADAPTRAG_TIME_ZONE", default="UTC")
 USE_TZ = True
+FORMAT_MODULE_PATH = ["adaptrag.console.formats"]
 STATIC_URL = "/static/"
 STATIC_ROOT = DATA_DIR / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"] if (BASE_DIR / "static").is_dir() else []
@@ -189,7 +191,7 @@ ADAPTRAG_THROTTLES = {
     "key": env.str("ADAPTRAG_THROTTLE_KEY", default="20000/min"),
     "user": env.str("ADAPTRAG_THROTTLE_USER", default="40000/min"),
     "anonymous": env.str("ADAPTRAG_THROTTLE_ANONYMOUS", default="600/min"),
-    "failed_key": env.str("ADAPTRAG_THROTTLE_FAILED_KEY", default="120/min"),
+    "failed_login": env.str("ADAPTRAG_THROTTLE_FAILED_LOGIN", default="60/min"),
 }
 DATA_UPLOAD_MAX_MEMORY_SIZE = ADAPTRAG_MAX_BODY_BYTES
 REST_FRAMEWORK = {
@@ -231,6 +233,25 @@ SPECTACULAR_SETTINGS = {
 # Throttles count in this cache: memory of one process by default, a shared one (redis://...) for several processes.
 CACHES = {"default": env.cache_url("ADAPTRAG_CACHE_URL", default="locmemcache://")}
 CACHES["default"].setdefault("OPTIONS", {}).setdefault("MAX_ENTRIES", 20_000)
+
+# Documents and retrieval ------------------------------------------------------------------------------------------
+ADAPTRAG_DEFAULT_COLLECTION = env.str("ADAPTRAG_DEFAULT_COLLECTION", default="default")
+ADAPTRAG_MODELS_DIR = Path(env.str("ADAPTRAG_MODELS_DIR", default=str(DATA_DIR / "models"))).expanduser().resolve()
+ADAPTRAG_CHUNK_TOKENS = _number("ADAPTRAG_CHUNK_TOKENS", 128)  # docs/decisions/0002-retrieval.md
+# What a file may hold, and what reading it may cost; a file over a limit is rejected with the limit's name.
+ADAPTRAG_MAX_PAGES = _number("ADAPTRAG_MAX_PAGES", 2000)
+ADAPTRAG_MAX_EXPANDED_BYTES = _number("ADAPTRAG_MAX_EXPANDED_BYTES", 300_000_000)
+ADAPTRAG_MAX_DOCUMENT_CHARS = _number("ADAPTRAG_MAX_DOCUMENT_CHARS", 10_000_000)
+ADAPTRAG_PARSE_SECONDS = _number("ADAPTRAG_PARSE_SECONDS", 120)
+ADAPTRAG_PARSE_MEMORY_BYTES = _number("ADAPTRAG_PARSE_MEMORY_BYTES", 1_000_000_000)
+# Up to these sizes a document is searchable when its upload returns; above, a job of the queue reads or indexes it.
+ADAPTRAG_INLINE_BYTES = _number("ADAPTRAG_INLINE_BYTES", 1_000_000)
+ADAPTRAG_INLINE_CHUNKS = _number("ADAPTRAG_INLINE_CHUNKS", 64)
+ADAPTRAG_INLINE_COLLECTION_CHUNKS = _number("ADAPTRAG_INLINE_COLLECTION_CHUNKS", 5000)
+ADAPTRAG_BM25_BACKEND = env.str("ADAPTRAG_BM25_BACKEND", default="bm25s")  # bm25s, or rank_bm25 as the reference
+ADAPTRAG_EMBEDDING_BACKEND = env.str("ADAPTRAG_EMBEDDING_BACKEND", default="onnx")  # onnx, or torch
+ADAPTRAG_EMBEDDING_MODEL = env.str("ADAPTRAG_EMBEDDING_MODEL", default="")  # a folder; empty: the shipped MiniLM
+ADAPTRAG_EMBEDDING_THREADS = _number("ADAPTRAG_EMBEDDING_THREADS", os.cpu_count() or 1)  # while indexing; a question takes one
 
 # Logs and metrics -------------------------------------------------------------------------------------------------
 LOG_LEVEL = env.str("ADAPTRAG_LOG_LEVEL", default="INFO").upper()

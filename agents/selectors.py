@@ -11,6 +11,7 @@ from agents.models import AgentVariant, Collection
 LIVE_STATES = (AgentVariant.State.CANARY, AgentVariant.State.ACTIVE)
 
 _live = Prepared(lambda: AgentVariant.objects.filter(state__in=LIVE_STATES).order_by("name", "-revision"))
+_named = Prepared(lambda name: Collection.objects.filter(name=name).order_by())
 
 
 def live_variants() -> list[AgentVariant]:
@@ -34,8 +35,8 @@ def live_variant(name: str) -> AgentVariant:
 def collection_for(name: str | None) -> Collection:
     """The collection of that name, or the default one. Raises UnknownCollection, which names those there are."""
     wanted = settings.ADAPTRAG_DEFAULT_COLLECTION if name is None else name
-    collection = Collection.objects.filter(name=wanted).first()
-    if collection is None:
+    found = _named(wanted)
+    if not found:
         known = ", ".join(Collection.objects.values_list("name", flat=True)) or "none yet: add documents first"
         raise UnknownCollection(f"There is no collection {wanted!r}. Collections: {known}.", collection=wanted)
-    return collection
+    return found[0]

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
+
 from adaptrag.common.errors import AdaptRAGError
 
 HOST = "127.0.0.1"
@@ -74,6 +76,7 @@ def _environment(folder: Path) -> dict[str, str]:
     return {
         **inherited,
         "ADAPTRAG_DATA_DIR": str(folder),
+        "ADAPTRAG_MODELS_DIR": str(settings.ADAPTRAG_MODELS_DIR),
         "DJANGO_SETTINGS_MODULE": "adaptrag.settings",
         "PYTHONPATH": str(ROOT),
         # The limits are still counted, only never reached.
@@ -196,9 +199,9 @@ def check() -> dict[str, Any]:
     import django
 
     django.setup()
-    from agents.retrieval.embedding import embedder
     from django.db import connection
 
+    from agents.retrieval.embedding import embedder
     from rewards.models import Interaction
 
     with connection.cursor() as cursor:

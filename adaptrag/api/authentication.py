@@ -8,6 +8,8 @@ from hmac import compare_digest
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth.backends import ModelBackend
+from django.core.exceptions import PermissionDenied
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from knox.crypto import hash_token
 from knox.settings import CONSTANTS
@@ -15,8 +17,10 @@ from rest_framework import authentication, exceptions
 from rest_framework.request import Request
 
 from adaptrag.api.models import ApiKey
-from adaptrag.api.rates import spend
+from adaptrag.api.rates import spend, spent
+from adaptrag.common.errors import InvalidInput
 from adaptrag.common.prepared import Prepared
+from agents.errors import UnknownCollection
 from agents.models import Collection
 
 
@@ -43,9 +47,20 @@ class Caller:
         return self.collections is None or (collection is not None and collection.name in self.collections)
 
     def collection_name(self, asked: str | None) -> str | None:
-        """The collection that a request means. A key that sees just one need not name it."""
-        if asked is None and self.collections is not None and settings.ADAPTRAG_DEFAULT_COLLECTION not in self.collections:
-            return next(iter(self.collections)) if len(self.collections) == 1 else None
+        """The collection that a request means; None: the default one. A key that sees just one need not name it.
+
+        Raises UnknownCollection in the same words for what the key may not see and what there is not, so that nothing can be
+        told from them, and InvalidInput where the key sees several and none is named."""
+        if self.collections is None:
+            return asked
+        if asked is None and settings.ADAPTRAG_DEFAULT_COLLECTION in self.collections:
+            asked = settings.ADAPTRAG_DEFAULT_COLLECTION
+        elif asked is None and len(self.collections) == 1:
+            (asked,) = self.collections
+        elif asked is None and self.collections:
+            raise InvalidInput(f"Name a collection: this key sees {', '.join(sorted(self.collections))}.", field="collection")
+        if asked not in self.collections:
+            raise UnknownCollection(f"There is no collection {asked!r} that this key may use.", collection=asked)
         return asked
 
     @property
@@ -79,7 +94,7 @@ class KeyAuthentication(authentication.BaseAuthentication):
         key = self._key(parts)
         if isinstance(key, ApiKey):
             return key.user, key
-        if (wait := spend("failed_key", request.META.get("REMOTE_ADDR", ""))) is not None:
+        if (wait := spend("failed_login", request.META.get("REMOTE_ADDR", ""))) is not None:
             raise exceptions.Throttled(wait)
         raise exceptions.AuthenticationFailed(key)
 
@@ -101,6 +116,19 @@ class KeyAuthentication(authentication.BaseAuthentication):
 
     def authenticate_header(self, request: Request) -> str:
         return "Bearer"
+
+
+class PasswordBackend(ModelBackend):
+    """Django's, with an end to guessing: an address with too many wrong passwords or keys is refused for a while."""
+
+    def authenticate(self, request: Any, username: str | None = None, password: str | None = None, **others: Any) -> Any:
+        address = request.META.get("REMOTE_ADDR", "") if request is not None else ""
+        if address and spent("failed_login", address):
+            raise PermissionDenied("Too many wrong passwords from this address. Wait a minute.")
+        user = super().authenticate(request, username=username, password=password, **others)
+        if user is None and address:
+            spend("failed_login", address)
+        return user
 
 
 class SessionAuthentication(authentication.SessionAuthentication):

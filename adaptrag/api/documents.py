@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.conf import settings
@@ -15,10 +17,8 @@ from rest_framework.response import Response
 
 from adaptrag.api.authentication import caller
 from adaptrag.api.errors import TooLarge
-from adaptrag.common.errors import NotFound
-from agents.errors import UnknownCollection
-from agents.models import Document
-from agents.selectors import collection_for
+from adaptrag.common.errors import AdaptRAGError, NotFound
+from agents.models import Collection, Document
 from agents.services import collection_get_or_create, document_add, document_delete
 
 
@@ -67,6 +67,19 @@ class DocumentFilter(filters.FilterSet):
         fields = ["collection", "state", "source"]
 
 
+@contextmanager
+def _collection(name: str) -> Iterator[Collection]:
+    """The collection of that name. One that was made for a file that is then refused goes again."""
+    known = Collection.objects.filter(name=name).exists()
+    collection = collection_get_or_create(name)
+    try:
+        yield collection
+    except AdaptRAGError:
+        if not known:
+            Collection.objects.filter(pk=collection.pk, documents=None).delete()
+        raise
+
+
 class _Visible:
     """The documents that the key may see."""
 
@@ -98,17 +111,15 @@ class DocumentsView(_Visible, generics.ListAPIView):
         """Upload a file. 201: new; 200: its source was there, and its content is replaced if it differs."""
         serializer = UploadSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
-        fields, who = serializer.validated_data, caller(request)
-        file, name = fields["file"], who.collection_name(fields.get("collection"))
+        fields, file = serializer.validated_data, serializer.validated_data["file"]
+        name = caller(request).collection_name(fields.get("collection")) or settings.ADAPTRAG_DEFAULT_COLLECTION
         if file.size > settings.ADAPTRAG_MAX_UPLOAD_BYTES:
             raise TooLarge(f"{file.name} has {file.size:,} bytes; at most {settings.ADAPTRAG_MAX_UPLOAD_BYTES:,} are taken.")
-        if who.collections is not None and name not in who.collections:
-            raise UnknownCollection(f"There is no collection {name!r} that this key may use.", field="collection")
-        collection = collection_get_or_create(name) if name else collection_for(None)
-        result = document_add(
-            collection=collection, name=file.name, data=file.read(), source=fields.get("source"),
-            content_type=file.content_type or "", user=request.user,
-        )  # fmt: skip
+        with _collection(name) as collection:
+            result = document_add(
+                collection=collection, name=file.name, data=file.read(), source=fields.get("source"),
+                content_type=file.content_type or "", user=request.user,
+            )  # fmt: skip
         document = self.get_queryset().get(pk=result.document.pk)
         body = {"document": document, "created": result.created, "changed": result.changed, "job": result.job and result.job.pk}
         return Response(UploadedSerializer(body).data, status=201 if result.created else 200)

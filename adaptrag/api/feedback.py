@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from adaptrag.api.authentication import Caller, caller
-from adaptrag.api.fields import Number, Strict, Text, validated
+from adaptrag.api.fields import Choice, Number, Strict, Text, validated
 from adaptrag.api.metrics import FEEDBACK
 from adaptrag.api.queries import interaction_uuid
 from adaptrag.common.errors import InvalidInput
@@ -38,7 +38,7 @@ class FeedbackSerializer(Strict):
     rater = Text(
         required=False, max_length=RATER_MAX, help_text="Who rates, in your own naming; the key or the user if absent."
     )
-    source = serializers.ChoiceField(required=False, choices=Reward.Source.values, default=Reward.Source.USER)
+    source = Choice(required=False, choices=Reward.Source.values, default=Reward.Source.USER)
     correction = Text(
         required=False,
         allow_blank=True,

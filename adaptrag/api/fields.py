@@ -9,6 +9,15 @@ from typing import Any
 from rest_framework import serializers
 
 
+class Choice(serializers.ChoiceField):
+    """A text out of a list, which the error repeats."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str) or data not in self.choices:
+            raise serializers.ValidationError(f"Must be one of {', '.join(map(str, self.choices))}, not {_kind(data)}.")
+        return data
+
+
 class Text(serializers.CharField):
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
@@ -37,6 +46,8 @@ class Number(serializers.FloatField):
 
 class Strict(serializers.Serializer):
     """Refuses fields that it does not know, with the names of those that it does."""
+
+    default_error_messages = {"null": "Must be a JSON object, not null."}
 
     def to_internal_value(self, data: Any) -> dict[str, Any]:
         if not isinstance(data, dict):

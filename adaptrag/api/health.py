@@ -10,7 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from agents.llm.factory import local_model_state
 from django.conf import settings
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
@@ -68,6 +67,13 @@ def index() -> Part:
     if not builds:
         return Part(status=OK, message="Nothing is indexed yet; add documents.")
     return Part(status=OK, message=f"{len(builds)} of {len(collections)} collections are searchable.")
+
+
+def local_model_state() -> str | None:
+    """What is wrong with the model process, in words; None where it answers."""
+    from agents.llm.local import process_state
+
+    return process_state()
 
 
 def model() -> Part:

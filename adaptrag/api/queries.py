@@ -15,7 +15,7 @@ from rest_framework.views import APIView
 
 from adaptrag import orchestrator
 from adaptrag.api.authentication import caller
-from adaptrag.api.fields import Strict, Text, Whole, validated
+from adaptrag.api.fields import Choice, Strict, Text, Whole, validated
 from adaptrag.api.metrics import count_failure, count_query
 from adaptrag.api.streaming import streamed
 from adaptrag.common.errors import InvalidInput, Unavailable
@@ -39,7 +39,7 @@ class Question(Text):
 
 
 class TurnSerializer(Strict):
-    role = serializers.ChoiceField(choices=["user", "assistant"])
+    role = Choice(choices=["user", "assistant"])
     content = Text(max_length=20_000, trim_whitespace=False)
 
 
@@ -51,7 +51,7 @@ class QuerySerializer(Strict):
     session = Text(required=False, allow_blank=True, max_length=100, help_text="Your name for the conversation.")
     top_k = Whole(required=False, min_value=1, max_value=orchestrator.TOP_K_MAX, help_text="Passages to retrieve; 5 if absent.")
     agent = Text(required=False, max_length=64, help_text="Forces this agent, as /api/query/{agent} does.")
-    category = serializers.ChoiceField(required=False, choices=CATEGORIES, help_text="In place of the classifier's.")
+    category = Choice(required=False, choices=CATEGORIES, help_text="In place of the classifier's.")
     collection = Text(required=False, max_length=64, help_text="Where to look; the default collection if absent.")
 
     def validate_messages(self, messages: list[dict[str, str]]) -> tuple[Message, ...]:

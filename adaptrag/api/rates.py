@@ -28,10 +28,7 @@ def spend(scope: str, ident: str, now: float | None = None) -> float | None:
     cache operations a call, whatever the rate, where a list of moments would grow with it.
     """
     limit, window = rate_parsed(settings.ADAPTRAG_THROTTLES[scope])
-    now = time.time() if now is None else now
-    number, elapsed = divmod(now, window)
-    key = f"throttle:{scope}:{ident}:"
-    this, last = f"{key}{number:.0f}", f"{key}{number - 1:.0f}"
+    this, last, elapsed = _window(scope, ident, window, now)
     before = cache.get(last, 0) * (1 - elapsed / window)
     try:
         spent = cache.incr(this)
@@ -41,3 +38,17 @@ def spend(scope: str, ident: str, now: float | None = None) -> float | None:
         return None
     cache.decr(this)  # a refused call costs nothing, so a client that backs off gets through
     return max(1.0, min(window - elapsed, (before + spent - limit) * window / limit))
+
+
+def spent(scope: str, ident: str, now: float | None = None) -> bool:
+    """Whether `ident` has used up its rate, without counting a call."""
+    limit, window = rate_parsed(settings.ADAPTRAG_THROTTLES[scope])
+    this, last, elapsed = _window(scope, ident, window, now)
+    return cache.get(last, 0) * (1 - elapsed / window) + cache.get(this, 0) >= limit
+
+
+def _window(scope: str, ident: str, window: int, now: float | None) -> tuple[str, str, float]:
+    """Keys of this window's counter and the last one's, and the seconds that this one has run."""
+    number, elapsed = divmod(time.time() if now is None else now, window)
+    key = f"throttle:{scope}:{ident}:"
+    return f"{key}{number:.0f}", f"{key}{number - 1:.0f}", elapsed

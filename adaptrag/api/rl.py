@@ -9,7 +9,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from adaptrag.api.fields import Strict, validated
+from adaptrag.api.fields import Choice, Strict, validated
 from agents.classifier import CATEGORIES
 from rewards.leaderboard import leaderboard, stats
 from rewards.services import learning_reset
@@ -22,7 +22,7 @@ class StatsQuery(Strict):
 
 
 class LeaderboardQuery(StatsQuery):
-    category = serializers.ChoiceField(required=False, choices=CATEGORIES)
+    category = Choice(required=False, choices=CATEGORIES)
 
 
 class PolicySerializer(serializers.Serializer):

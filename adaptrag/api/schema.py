@@ -23,12 +23,18 @@ ERROR = {
         }
     },
 }
-# What may go wrong, by path: the parts of a path that stand for one thing (404), chat models (502-504).
 ALWAYS = (400, 405, 413, 429, 500, 503)
 WITH_KEY = (401, 403)
-WITH_BODY = (415, 422)
-CONFLICTS = (404, 409)
-CHAT = (502, 504)
+WITH_BODY = (415,)
+# What may go wrong beyond that, by the start of the path.
+ALSO = {
+    "/api/query": (404, 409, 504),
+    "/api/compare": (404, 409, 504),
+    "/api/feedback": (404, 409),
+    "/api/interactions": (404,),
+    "/api/documents": (404, 409, 422),
+    "/api/rl/reset": (409,),
+}
 OPEN_PATHS = ("/api/health", "/api/schema", "/api/docs")
 
 
@@ -48,13 +54,11 @@ def add_errors(result: dict[str, Any], generator: Any, request: Any, public: boo
     answer = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     for path, operations in result["paths"].items():
         for operation in operations.values():
-            statuses = {*ALWAYS}
+            statuses = {*ALWAYS, *(status for start, also in ALSO.items() if path.startswith(start) for status in also)}
             if path not in OPEN_PATHS:
-                statuses |= {*WITH_KEY, *CONFLICTS}
+                statuses |= {*WITH_KEY}
             if "requestBody" in operation:
                 statuses |= {*WITH_BODY}
-            if path.startswith(("/api/query", "/api/compare")):
-                statuses |= {*CHAT}
             for status in sorted(statuses):
                 operation["responses"].setdefault(str(status), {"description": status_words(status), "content": answer})
     return result
