@@ -2,10 +2,13 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 # One folder a test session (and a pytest-xdist worker), unless a test starts processes that must share one.
 os.environ.setdefault("ADAPTRAG_DATA_DIR", tempfile.mkdtemp(prefix="adaptrag-test-"))
+# Converted weights are the same for every session; making them takes longer than most tests.
+os.environ.setdefault("ADAPTRAG_MODELS_DIR", str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "adaptrag-models"))
 
-from adaptrag.settings import *  # noqa: E402, F403
+from adaptrag.settings import *  # noqa: F403
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

@@ -26,7 +26,8 @@ ATX = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)(?:[ \t]+#+)?[ \t]*$")
 SETEXT = re.compile(r" {0,3}(=+|-+)[ \t]*$")
 FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?\n)(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.S)
 FRONT_TITLE = re.compile(r"^title:[ \t]*[\"']?(.+?)[\"']?[ \t]*$", re.M)
-INLINE = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|[*_`]{1,3}")
+# An underscore inside a word (naive_rag) is no emphasis.
+INLINE = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|[*`]{1,3}|(?<![^\W_])_{1,3}|_{1,3}(?![^\W_])")
 
 
 def decode(name: str, data: bytes) -> tuple[str, str]:
@@ -35,14 +36,16 @@ def decode(name: str, data: bytes) -> tuple[str, str]:
     Raises DocumentRejected for binary data and encodings that can't be told.
     """
     text, encoding = _decoded(name, data)
+    if "\x00" in text:
+        raise _binary(name, "NUL bytes")
     stray = len(CONTROLS.findall(text))
-    if "\x00" in text or stray > max(4, MOST_CONTROLS * len(text)):
-        raise DocumentRejected(
-            f"{name} holds binary data ({'NUL bytes' if chr(0) in text else f'{stray:,} control characters'}), not text. "
-            "Check that it is the right file.",
-            name=name,
-        )
+    if stray > max(4, MOST_CONTROLS * len(text)):
+        raise _binary(name, f"{stray:,} control characters")
     return clean(text), encoding
+
+
+def _binary(name: str, sign: str) -> DocumentRejected:
+    return DocumentRejected(f"{name} holds binary data ({sign}), not text. Check that it is the right file.", name=name)
 
 
 def _decoded(name: str, data: bytes) -> tuple[str, str]:
@@ -55,6 +58,8 @@ def _decoded(name: str, data: bytes) -> tuple[str, str]:
         return data.decode("utf-8"), "utf-8"
     except UnicodeDecodeError as error:
         broken = error
+    if b"\x00" in data:
+        raise _binary(name, "NUL bytes")
     sample = data[:1_000_000]
     high = sum(byte >= 0x80 for byte in sample)
     controls = sum(byte < 0x20 and byte not in b"\t\n\r\f" for byte in sample)
