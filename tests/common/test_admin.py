@@ -40,7 +40,7 @@ def url(name: str, job: Job) -> str:
 def test_the_list_shows_state_progress_and_heartbeat_and_asks_for_what_is_live(admin_client, running):
     Job.objects.create(kind="tested", state="failed", error="The file is <encrypted>.")
     page = admin_client.get(LIST).content.decode()
-    assert '<progress max="100" value="42"' in page and "heartbeat 0 s ago" in page
+    assert '<progress max="100" value="42"' in page and re.search(r"heartbeat \d+ s ago", page)
     assert f"live/?ids={running.pk}&quot;" in page or f'live/?ids={running.pk}"' in page
     assert "Index &lt;b&gt;docs" in page and "page &lt;3&gt;" in page and "&lt;encrypted&gt;" in page
     assert "<b>docs" not in page and "<encrypted>" not in page

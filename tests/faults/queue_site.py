@@ -24,6 +24,7 @@ DRIVER = """
 import django, json, sys
 django.setup()
 from datetime import timedelta
+from django.core.management import call_command
 from django.utils import timezone
 from django_q.models import OrmQ
 from adaptrag.common.jobs import job_cancel, job_enqueue, job_retry, job_send

@@ -141,50 +141,54 @@ def test_a_job_can_be_run_by_hand(queue):
     assert len(steps_of(queue.trace(number))) == 2
 
 
-def test_a_cluster_that_is_told_twice_stops_at_once(migrated_queue, tmp_path):
-    site = migrated_queue.copy(tmp_path / "var")
-    cluster = site.start_cluster()
-    try:
-        number, _ = site.enqueue_held("light")
-        site.until_stepped(number)
-        family = children(cluster.pid)
-        log = site.folder / "cluster-default.log"
-        cluster.send_signal(signal.SIGINT)
-        until(lambda: "Ctrl-C again stops now" in log.read_text(), "the first was heard")
-        assert is_alive(cluster.pid)
-        cluster.send_signal(signal.SIGINT)
-        assert cluster.wait(PATIENCE) == 130
-        until(lambda: not any(is_alive(pid) for pid in family), "everything stopped")
-        assert site.job(number)["state"] == "running"
-        assert site.ask("jobs_reap().requeued") == 1
-    finally:
-        site.close()
+def test_a_cluster_that_is_told_twice_stops_at_once(queue_site):
+    cluster = queue_site.start_cluster()
+    number, _ = queue_site.enqueue_held("light")
+    queue_site.until_stepped(number)
+    family = children(cluster.pid)
+    log = queue_site.folder / "cluster-default.log"
+    cluster.send_signal(signal.SIGINT)
+    until(lambda: "Ctrl-C again stops now" in log.read_text(), "the first was heard")
+    assert is_alive(cluster.pid)
+    cluster.send_signal(signal.SIGINT)
+    assert cluster.wait(PATIENCE) == 130
+    until(lambda: not any(is_alive(pid) for pid in family), "everything stopped")
+    assert queue_site.job(number)["state"] == "running"
+    assert queue_site.ask("jobs_reap().requeued") == 1
 
 
 def test_jobs_of_a_killed_cluster_go_on_after_its_restart(queue_site):
-    contested = queue_site.ask("Job.objects.create(kind='light').pk")
-    assert queue_site.ask(f"claims_won({contested}, 12)") == 1
+    _kill_and_restart(queue_site, kinds=["heavy", "light"])
 
-    cluster = queue_site.start_cluster()
-    heavy, heavy_gate = queue_site.enqueue_held("heavy")
-    light, light_gate = queue_site.enqueue_held("light")
-    waiting = queue_site.enqueue("light", steps=1)  # sits in the cluster's memory, its message locked
-    for number in (heavy, light):
-        queue_site.until_stepped(number)
+
+@pytest.mark.postgres
+def test_jobs_of_a_killed_cluster_go_on_after_its_restart_on_postgresql(postgres_queue_site):
+    _kill_and_restart(postgres_queue_site, kinds=["light", "light"])
+
+
+def _kill_and_restart(site, kinds):
+    contested = site.ask("Job.objects.create(kind='light').pk")
+    assert site.ask(f"claims_won({contested}, 12)") == 1
+
+    cluster = site.start_cluster()
+    held = [site.enqueue_held(kind) for kind in kinds]  # as many as there are workers
+    waiting = site.enqueue("light", steps=1)  # sits in the cluster's memory, its message locked
+    for number, _ in held:
+        site.until_stepped(number)
     family = children(cluster.pid)
-    assert {queue_site.trace(heavy)[0][1], queue_site.trace(light)[0][1]} < set(family)
+    assert {site.trace(number)[0][1] for number, _ in held} < set(family)
     cluster.kill()
     cluster.wait()
-
     until(lambda: not any(is_alive(pid) for pid in family), "dead with the first process")
-    assert [queue_site.job(number)["state"] for number in (heavy, light)] == ["running", "running"]
-    heavy_gate.touch()
-    light_gate.touch()
-    queue_site.ask(f"Job.objects.filter(pk={waiting}).update(queued_at=timezone.now() - timedelta(hours=1))")
-    queue_site.start_cluster()
-    for number in (heavy, light):
-        job = queue_site.until_ended(number)
+    assert {site.job(number)["state"] for number, _ in held} == {"running"}
+
+    for _, gate in held:
+        gate.touch()
+    site.ask(f"Job.objects.filter(pk={waiting}).update(queued_at=timezone.now() - timedelta(hours=1))")
+    site.start_cluster()
+    for number, _ in held:
+        job = site.until_ended(number)
         assert (job["state"], job["attempt"]) == ("succeeded", 2)
         assert "stopped without a word" in job["log"]
-        assert steps_of(queue_site.trace(number)) == [f"step:{step}" for step in range(4)]
-    assert queue_site.until_ended(waiting)["state"] == "succeeded"
+        assert steps_of(site.trace(number)) == [f"step:{step}" for step in range(4)]
+    assert site.until_ended(waiting)["state"] == "succeeded"
