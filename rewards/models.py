@@ -146,37 +146,44 @@ class Interaction(models.Model):
         ANSWERED = "answered"
         FAILED = "failed"
 
+    # Narrow columns first: SQLite reads through what lies before a column, and passages fill pages of their own.
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     created_at = models.DateTimeField(default=timezone.now, db_index=True)
     state = models.CharField(max_length=16, choices=State, default=State.ANSWERED)
-    error = models.JSONField(null=True, blank=True, help_text="{code, message} of a failed answer.")
-    question = models.TextField()
-    messages = models.JSONField(default=list, blank=True, help_text="Earlier turns of the conversation.")
-    session = models.CharField(max_length=100, blank=True, db_index=True)
-    collection = models.ForeignKey(Collection, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    mode = models.CharField(max_length=20, choices=Mode, default=Mode.BANDIT)
     category = models.CharField(max_length=32)
     variant = models.ForeignKey(AgentVariant, on_delete=models.PROTECT, related_name="interactions")
     top_k = models.PositiveIntegerField(default=5)
-    answer = models.TextField(blank=True)
-    sources = models.JSONField(default=list, blank=True, help_text="The passages as the agent saw them.")
-    trace = models.JSONField(default=list, blank=True, help_text="Each retrieval and model call, with times.")
-    model = models.CharField(max_length=300, blank=True, help_text="The chat model that answered.")
-    fallback = models.JSONField(null=True, blank=True, help_text="{from, to, reason} when another model stepped in.")
-    mode = models.CharField(max_length=20, choices=Mode, default=Mode.BANDIT)
-    policy = models.CharField(max_length=64, blank=True)
-    policy_revision = models.PositiveIntegerField(null=True, blank=True)
-    propensity = models.FloatField(null=True, blank=True, help_text="Probability with which the policy picked this arm.")
-    candidates = models.JSONField(default=list, blank=True, help_text="Each candidate with its probability, pulls and mean.")
-    seed = models.BigIntegerField(null=True, blank=True)
     prompt_tokens = models.PositiveIntegerField(default=0)
     completion_tokens = models.PositiveIntegerField(default=0)
     cost_usd = models.FloatField(default=0)
     latency_ms = models.FloatField(default=0)
+    policy = models.CharField(max_length=64, blank=True)
+    policy_revision = models.PositiveIntegerField(null=True, blank=True)
+    propensity = models.FloatField(null=True, blank=True, help_text="Probability with which the policy picked this arm.")
+    seed = models.BigIntegerField(null=True, blank=True)
+    session = models.CharField(max_length=100, blank=True, db_index=True)
+    collection = models.ForeignKey(Collection, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
     asked_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    model = models.CharField(max_length=300, blank=True, help_text="The chat model that answered.")
+    fallback = models.JSONField(null=True, blank=True, help_text="{from, to, reason} when another model stepped in.")
+    error = models.JSONField(null=True, blank=True, help_text="{code, message} of a failed answer.")
+    question = models.TextField()
+    messages = models.JSONField(default=list, blank=True, help_text="Earlier turns of the conversation.")
+    answer = models.TextField(blank=True)
+    candidates = models.JSONField(default=list, blank=True, help_text="Each candidate with its probability, pulls and mean.")
+    sources = models.JSONField(default=list, blank=True, help_text="The passages as the agent saw them.")
+    trace = models.JSONField(default=list, blank=True, help_text="Each retrieval and model call, with times.")
 
     class Meta:
         ordering = ["-created_at"]
-        indexes = [models.Index(fields=["category", "variant", "created_at"], name="interaction_arm")]
+        indexes = [
+            # Holds all that statistics read of an interaction, so that they need not touch its passages.
+            models.Index(
+                fields=["category", "variant", "created_at", "state", "mode", "latency_ms", "cost_usd"],
+                name="interaction_figures",
+            )
+        ]
 
     def __str__(self) -> str:
         return self.question[:80]
