@@ -8,7 +8,8 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
-from django.views import defaults
+from django.views import csrf, defaults
+from django.views.decorators.csrf import csrf_exempt
 from rest_framework import exceptions
 from rest_framework.response import Response
 
@@ -144,6 +145,13 @@ def permission_denied(request: HttpRequest, exception: Exception) -> HttpRespons
     return _plain(403, error_body("permission_denied", str(exception) or "You may not do this."))
 
 
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    if not _for_program(request):
+        return csrf.csrf_failure(request, reason)
+    return _plain(403, error_body("permission_denied", f"CSRF: {reason} Send a key, or X-CSRFToken with the session."))
+
+
+@csrf_exempt  # it changes nothing, and an address that is not there should say so to everyone
 def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if not _for_program(request):
         return defaults.page_not_found(request, exception)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -84,7 +85,7 @@ def agents(library):
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """A uvicorn of its own on its own data folder: `.port`, `.key` (query), `.operator_key`, `.log()`, `.manage(code)`."""
+    """A uvicorn of its own on its own data folder: `.port`, `.key` (query), `.operator_key`, `.log()`, `.logged()`."""
     folder = tmp_path_factory.mktemp("site")
     environment = os.environ | {
         "ADAPTRAG_DATA_DIR": str(folder),
@@ -95,14 +96,18 @@ def server(tmp_path_factory):
         "ADAPTRAG_MAX_UPLOAD_BYTES": "200000",
     }
 
-    def manage(code):
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
+    def logged():
+        """(state, code of the error, agent) of each interaction, oldest first."""
+        with contextlib.closing(sqlite3.connect(folder / "db.sqlite3")) as database:
+            return database.execute(
+                "SELECT i.state, json_extract(i.error, '$.code'), v.name FROM rewards_interaction i "
+                "JOIN agents_agentvariant v ON v.id = i.variant_id ORDER BY i.created_at"
+            ).fetchall()
 
-    keys = manage("from tests.api.site import prepare; prepare()")
+    code = "from tests.api.site import prepare; prepare()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    keys = json.loads(done.stdout.splitlines()[-1])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -119,9 +124,7 @@ def server(tmp_path_factory):
                 break
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
-        yield SimpleNamespace(
-            port=port, url=f"http://127.0.0.1:{port}", log=log.read_text, manage=manage, process=process, **keys
-        )
+        yield SimpleNamespace(port=port, url=f"http://127.0.0.1:{port}", log=log.read_text, logged=logged, **keys)
     finally:
         process.terminate()
         process.wait(20)

@@ -130,6 +130,12 @@ def test_an_unknown_address_is_answered_in_the_same_form(api, path):
     assert_error(api.get(path), 404, "not_found")
 
 
+@pytest.mark.parametrize("path", ["/api/nonesuch", "/api/documents/null", "/api/documents/99999999999999999999999"])
+def test_an_address_that_is_not_there_says_so_whatever_the_method(operator_api, path):
+    operator_api.handler.enforce_csrf_checks = True
+    assert_error(operator_api.delete(path), 404)
+
+
 @pytest.mark.parametrize("path", ["/api/query", "/api/feedback", "/api/rl/reset", "/api/compare"])
 def test_a_method_that_is_not_there_is_refused_and_those_that_are_get_named(api, path):
     response = api.get(path)
