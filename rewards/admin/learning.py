@@ -6,6 +6,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
@@ -119,15 +120,15 @@ class BasePolicyForm(forms.ModelForm):
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean()
-        kind = cleaned.get("kind")
-        if kind in POLICIES:
-            self.instance.parameters = PARAMETERS.collect(kind, cleaned)
-            try:
-                POLICIES[kind].from_parameters(self.instance.parameters)
-            except ValueError as error:
-                named = next((name for name in PARAMETERS.names if f"{name.removeprefix('parameter_')}=" in str(error)), None)
-                self.add_error(named, str(error))
+        self.instance.parameters = PARAMETERS.collect(cleaned.get("kind", ""), cleaned)
         return cleaned
+
+    def _update_errors(self, errors: ValidationError) -> None:
+        """The model speaks of its parameters as one; here each has a field."""
+        for message in errors.error_dict.pop("parameters", []) if hasattr(errors, "error_dict") else []:
+            text = str(message.message)
+            self.add_error(next((key for key in PARAMETERS.names if f"{key.removeprefix('parameter_')}=" in text), None), text)
+        super()._update_errors(errors)
 
 
 PolicyForm = type("PolicyForm", (BasePolicyForm,), PARAMETERS.form_fields())
