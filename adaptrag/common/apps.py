@@ -4,13 +4,14 @@ import logging
 from typing import Any
 
 from django.apps import AppConfig
+from django.apps import apps as installed_apps
 from django.apps.registry import Apps
 from django.db.models.signals import post_migrate
 
 logger = logging.getLogger(__name__)
 
 
-def schedules_ensure(apps: Apps, using: str, **_: Any) -> None:
+def schedules_ensure(using: str, apps: Apps = installed_apps, **_: Any) -> None:
     """Make the two schedules of the queue, once, after every migrate; an operator's own changes to them stay."""
     try:
         schedule = apps.get_model("django_q", "Schedule")
