@@ -27,7 +27,6 @@ from adaptrag.api.models import ApiKey
 from adaptrag.api.services import key_create, key_revoke
 from adaptrag.ops.errors import DemoFailed
 from adaptrag.ops.supervisor import Program, Supervisor
-from agents.models import AgentVariant
 from agents.services import agents_register_defaults
 
 QUESTION = "How does AdaptRAG decide which agent answers a question?"
@@ -56,9 +55,9 @@ class Address:
             try:
                 probe.bind((self.host, self.port))
                 probe.listen()
-            except OSError as error:
+            except (OSError, OverflowError) as error:
                 raise DemoFailed(
-                    f"Port {self.port} on {self.host} can't be used ({error.strerror}). "
+                    f"Port {self.port} on {self.host} can't be used ({getattr(error, 'strerror', error)}). "
                     f"Stop what listens there, or choose another port: PORT={self.port + 1} make demo"
                 ) from error
 
@@ -88,10 +87,12 @@ def run(address: Address, *, stay: bool, say: Say) -> None:
                 supervisor.start(program)
             _ingest_docs(say)
             agents_register_defaults()
-            _wait_until_ready(address, supervisor, say)
+            wait_until_ready(address, supervisor, say)
             user, credentials = operator_account()
             _greet(address, credentials, time.monotonic() - began, say)
             _ask(address, user, say)
+            if stay:
+                say("\nCtrl-C stops everything.")
             while stay:
                 supervisor.watch()
                 time.sleep(0.5)
@@ -178,7 +179,7 @@ def _ingest_docs(say: Say) -> None:
     say(f"  {result['documents']} documents in {result['chunks']} passages")
 
 
-def _wait_until_ready(address: Address, supervisor: Supervisor, say: Say) -> None:
+def wait_until_ready(address: Address, supervisor: Supervisor, say: Say) -> None:
     say("Starting the model, the web server and the queue (the first start converts the weights: about 20 s)")
     began = last_said = time.monotonic()
     state: Any = "no answer yet"
@@ -219,11 +220,9 @@ def _greet(address: Address, credentials: tuple[str, str] | None, seconds: float
 
 
 def _manage(*words: str) -> str:
-    return " ".join([str(Path(sys.executable).relative_to(Path.cwd())) if _inside() else sys.executable, "manage.py", *words])
-
-
-def _inside() -> bool:
-    return Path(sys.executable).is_relative_to(Path.cwd())
+    python = Path(sys.executable)
+    shown = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
+    return f"{shown} manage.py {' '.join(words)}"
 
 
 def _ask(address: Address, user: Any, say: Say) -> None:
@@ -241,6 +240,7 @@ def _ask(address: Address, user: Any, say: Say) -> None:
     if status != 200:
         raise DemoFailed(f"The question failed with status {status}: {answer}")
     say(f"\n  {answer['answer'].strip()}\n")
-    say(f"  by {answer['agent']} ({AgentVariant.objects.filter(name=answer['agent']).count()} revision) in {seconds:.1f} s")
+    say(f"  by {answer['agent']} in {seconds:.1f} s, for a question of the kind '{answer['category']}', from")
     for source in answer["sources"]:
-        say(f"  [{source['rank']}] {source['document']}: {source['heading']}")
+        if source["used"]:
+            say(f"  [{source['rank']}] {source['heading'] or source['document']}")
