@@ -25,7 +25,7 @@ def index(context: JobContext) -> dict[str, Any]:
     if collection is None:
         raise UnknownCollection("The collection was deleted before it was indexed.")
     try:
-        build = collection_index(collection, context.progress)
+        build = collection_index(collection, context.progress, force=context.payload.get("force", False))
     except NothingIngested as error:
         return {"build": None, "note": error.message}
     return {"build": build.pk, "chunks": build.chunks}

@@ -40,7 +40,7 @@ def split(document: ParsedDocument, capacity: int, count: Callable[[str], int]) 
         ChunkDraft(
             ordinal=ordinal,
             text=document.text[start:end],
-            heading=headings.at(start),
+            heading=headings.at(start + _length_of_headings(document, start, end)),
             page=pages.at(start),
             start=start,
             end=end,
@@ -54,7 +54,7 @@ def _with_their_headings(pieces: list[tuple[int, str]], document: ParsedDocument
     waiting: int | None = None
     for index, (start, text) in enumerate(pieces):
         end = start + len(text)
-        if document.markdown and index + 1 < len(pieces) and all(ATX.match(line) for line in text.split("\n") if line.strip()):
+        if index + 1 < len(pieces) and _length_of_headings(document, start, end) == len(text):
             waiting = start if waiting is None else waiting
             continue
         yield (start if waiting is None else waiting), end
@@ -80,6 +80,16 @@ def token_counter(encode: Callable[[str], int]) -> Callable[[str], int]:
         return sum(map(of_word, text.split()))
 
     return count
+
+
+def _length_of_headings(document: ParsedDocument, start: int, end: int) -> int:
+    """Characters from `start` to the first line that is no heading."""
+    length = 0
+    for line in document.text[start:end].split("\n") if document.markdown else ():
+        if line.strip() and not ATX.match(line):
+            return length
+        length += len(line) + 1
+    return end - start if document.markdown else 0
 
 
 class _Headings:

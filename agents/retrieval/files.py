@@ -5,22 +5,36 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold an exclusive lock on `path`; the kernel frees it when the process dies. With wait=False, yields False if taken."""
+def locked(path: Path, patience: float | None = None) -> Iterator[None]:
+    """Hold an exclusive lock on `path`; the kernel frees it when the process dies.
+
+    Raises TimeoutError if another process still holds it after `patience` seconds; None waits for good.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
+        if patience is None:
+            fcntl.flock(handle, fcntl.LOCK_EX)
         else:
-            yield True
+            _lock_within(handle, time.monotonic() + patience)
+        yield
+
+
+def _lock_within(handle: IO[str], until: float) -> None:
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise TimeoutError from None
+        time.sleep(0.02)
 
 
 @contextmanager

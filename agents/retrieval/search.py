@@ -62,14 +62,14 @@ def current_build(collection: Collection) -> tuple[OpenBuild, np.ndarray]:
     rows = list(
         Collection.objects.filter(pk=collection.pk)
         .order_by()
-        .values_list("current_build_id", "current_build__path", "current_build__tombstones__document_id")
+        .values_list("current_build__path", "current_build__tombstones__document_id")
     )
     if not rows:
         raise UnknownCollection(f"The collection {collection.name!r} was deleted.")
-    build_id, path, _ = rows[0]
-    if build_id is not None:
-        build = open_build(build_id, path)
-        removed = build.removed_rows(frozenset(row[2] for row in rows if row[2] is not None))
+    path = rows[0][0]
+    if path:
+        build = open_build(path)
+        removed = build.removed_rows(frozenset(gone for _, gone in rows if gone is not None))
         if len(removed) < build.size:
             return build, removed
     raise NothingIngested(

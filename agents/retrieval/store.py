@@ -1,4 +1,4 @@
-"""Reading index builds: each process keeps a few open, found by the build's id."""
+"""Reading index builds: each process keeps a few open."""
 
 from __future__ import annotations
 
@@ -80,19 +80,18 @@ class OpenBuild:
 
 
 _lock = threading.Lock()
-_open: OrderedDict[tuple[int, str], OpenBuild] = OrderedDict()
+_open: OrderedDict[str, OpenBuild] = OrderedDict()
 
 
-def open_build(build_id: int, path: str) -> OpenBuild:
-    """The build in the folder `path` under the data folder. Raises FileNotFoundError if its files are gone."""
-    key = (build_id, path)
+def open_build(path: str) -> OpenBuild:
+    """The build in the folder `path` under the data folder; no two builds ever have the same. Raises FileNotFoundError."""
     with _lock:
-        if key in _open:
-            _open.move_to_end(key)
-            return _open[key]
+        if path in _open:
+            _open.move_to_end(path)
+            return _open[path]
     build = OpenBuild(Path(settings.DATA_DIR) / path)
     with _lock:
-        _open[key] = build
+        _open[path] = build
         while len(_open) > OPEN_BUILDS:
             _open.popitem(last=False)  # its files are unmapped when the last search that uses it ends
     return build

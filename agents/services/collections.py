@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import shutil
 import time
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from agents.retrieval.store import open_build
 
 logger = logging.getLogger(__name__)
 
+KEPT_ROWS = 20  # of builds, as a history
+INLINE_PATIENCE = 10.0  # seconds that an upload waits for another builder before it leaves the rest to the queue
 KEPT_BUILDS = 2  # the current one and the one before it, which a search may still be opening
 ROWS_A_STATEMENT = 500
 
@@ -44,14 +47,18 @@ def collection_get_or_create(name: str) -> Collection:
     return Collection.objects.get_or_create(name=name)[0]
 
 
-def collection_index(collection: Collection, progress: Progress | None = None, *, force: bool = False) -> IndexBuild:
+def collection_index(
+    collection: Collection, progress: Progress | None = None, *, force: bool = False, patience: float | None = None
+) -> IndexBuild:
     """Index what the collection holds now and put the index in place; returns the build that serves.
 
-    One builder at a time; one that waited finds the other's build and makes its own only if something changed (or `force`).
-    Until the new build is in place the old one serves. Raises NothingIngested if there is no passage and never was an index.
+    One builder at a time; one that waited finds the other's build and makes its own only if something changed.
+    `force` builds in any case, and embeds every passage anew. Until the new build is in place the old one serves.
+    Raises NothingIngested if there is no passage and never was an index, TimeoutError if another process still builds after
+    `patience` seconds.
     """
     progress = progress or (lambda fraction, message: None)
-    with locked(_folder(collection) / "lock"):
+    with locked(_folder(collection) / "lock", patience):
         _mark_lost_builds(collection)
         # The version first, the passages after it: a change in between makes the build look older than it is, never newer.
         collection.refresh_from_db()
@@ -63,31 +70,34 @@ def collection_index(collection: Collection, progress: Progress | None = None, *
         if not passages:
             return _serve_nothing(collection)
         model = embedder()
+        checkpoint = VectorCheckpoint(_folder(collection) / f"vectors-{model.name}.part", model.dimensions)
         build = IndexBuild.objects.create(
             collection=collection, content_version=collection.content_version, chunks=len(passages), embedding_model=model.name
         )
         try:
-            _write(build, collection, passages, model, progress)
+            known = {} if force else _known_vectors(current, model)
+            _write(build, passages, model, known, checkpoint, progress)
             _publish(build, {passage.document_id for passage in passages}, pending)
         except BaseException as error:
             IndexBuild.objects.filter(pk=build.pk).update(
                 state=IndexBuild.State.FAILED, error=f"{type(error).__name__}: {error}"
             )
             raise
+        checkpoint.remove()
         _remove_old_builds(collection)
         progress(1.0, f"{len(passages):,} passages indexed")
         collection.refresh_from_db()
         return collection.current_build
 
 
-def collection_index_enqueue(collection: Collection, *, user: Any = None) -> Job:
+def collection_index_enqueue(collection: Collection, *, user: Any = None, force: bool = False) -> Job:
     """Index on the queue. One job for each version of the content: a job that already runs may have read an older one."""
     version = Collection.objects.values_list("content_version", flat=True).get(pk=collection.pk)
     return job_enqueue(
         "index",
-        {"collection": collection.pk},
+        {"collection": collection.pk, "force": force},
         title=f"Index {collection.name}",
-        idempotency_key=f"index:{collection.pk}:{version}",
+        idempotency_key=f"index:{collection.pk}:{version}{':force' if force else ''}",
         user=user,
     )
 
@@ -95,17 +105,20 @@ def collection_index_enqueue(collection: Collection, *, user: Any = None) -> Job
 def collection_refresh(collection: Collection, new_chunks: int = 0, *, user: Any = None) -> Job | None:
     """Index here and now where that takes a moment, else on the queue."""
     total = Chunk.objects.filter(document__collection=collection).count()
-    if not total and not IndexBuild.objects.filter(collection=collection, state=IndexBuild.State.READY).exists():
+    if not total and not Collection.objects.filter(pk=collection.pk, current_build__isnull=False).exists():
         return None
     if new_chunks <= settings.ADAPTRAG_INLINE_CHUNKS and total <= settings.ADAPTRAG_INLINE_COLLECTION_CHUNKS:
-        collection_index(collection)
-        return None
+        try:
+            collection_index(collection, patience=INLINE_PATIENCE)
+            return None
+        except TimeoutError:
+            logger.info("collection %s is being indexed by another process; the queue goes on from there", collection.name)
     return collection_index_enqueue(collection, user=user)
 
 
 def _is_current(collection: Collection, build: IndexBuild) -> bool:
     try:
-        files = open_build(build.pk, build.path)
+        files = open_build(build.path)
     except (FileNotFoundError, ValueError, KeyError):
         return False
     return (
@@ -130,21 +143,22 @@ def _passages(collection: Collection) -> list[IndexedPassage]:
 
 def _write(
     build: IndexBuild,
-    collection: Collection,
     passages: list[IndexedPassage],
     model: Embedder,
+    known: dict[bytes, Any],
+    checkpoint: VectorCheckpoint,
     progress: Callable[[float, str], None],
 ) -> None:
     begun = time.monotonic()
-    target = _folder(collection) / str(build.pk)
-    checkpoint = VectorCheckpoint(_folder(collection) / f"vectors-{model.name.replace('/', '_')}.part", model.dimensions)
+    # A name of its own, also where ids come again: after a restore processes may have older builds open.
+    target = _folder(build.collection) / f"{build.pk}-{secrets.token_hex(4)}"
     with made_aside(target) as folder:
         write_index(
             folder,
             passages,
-            language=collection.language,
+            language=build.collection.language,
             embedder=model,
-            known=_known_vectors(collection.current_build, model),
+            known=known,
             checkpoint=checkpoint,
             threads=settings.ADAPTRAG_EMBEDDING_THREADS,
             progress=progress,
@@ -153,14 +167,13 @@ def _write(
     build.bytes_on_disk = folder_bytes(target)
     build.seconds = round(time.monotonic() - begun, 3)
     build.save(update_fields=["path", "bytes_on_disk", "seconds"])
-    checkpoint.remove()
 
 
 def _known_vectors(build: IndexBuild | None, model: Embedder) -> dict[bytes, Any]:
     if build is None or build.embedding_model != model.name:
         return {}
     try:
-        return open_build(build.pk, build.path).known_vectors()
+        return open_build(build.path).known_vectors()
     except FileNotFoundError:
         return {}
 
@@ -200,16 +213,19 @@ def _mark_lost_builds(collection: Collection) -> None:
 
 
 def _remove_old_builds(collection: Collection) -> None:
-    """Rows stay as history; files go, except the current ones and those before, which a search may be about to open.
+    """Some rows stay as history; files go, except the current ones and those before, which a search may be about to open.
 
     A build that holds a deleted document goes at once: nothing of a deleted document stays in any index.
     """
     current = Collection.objects.values_list("current_build_id", flat=True).get(pk=collection.pk)
-    before = collection.builds.filter(state=IndexBuild.State.READY, tombstones=None).exclude(pk=current).order_by("-id")
-    kept = {str(pk) for pk in [current, *before.values_list("pk", flat=True)[: KEPT_BUILDS - 1]]}
+    ready = collection.builds.filter(state=IndexBuild.State.READY)
+    before = ready.filter(tombstones=None).exclude(pk=current).order_by("-id")
+    kept = {path for (path,) in [*ready.filter(pk=current).values_list("path"), *before.values_list("path")[: KEPT_BUILDS - 1]]}
     for folder in _folder(collection).iterdir():
-        if folder.is_dir() and folder.name not in kept:
+        if folder.is_dir() and str(folder.relative_to(settings.DATA_DIR)) not in kept:
             shutil.rmtree(folder, ignore_errors=True)
+    newest = set(collection.builds.order_by("-id").values_list("pk", flat=True)[:KEPT_ROWS])
+    collection.builds.exclude(pk__in=newest | {current}).delete()
 
 
 def _folder(collection: Collection) -> Path:
