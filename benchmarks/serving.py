@@ -173,12 +173,11 @@ def prepare(documents: int) -> dict[str, Any]:
 
     from adaptrag.api.models import ApiKey
     from adaptrag.api.services import key_create
-    from agents.selectors import collection_for
     from agents.services import agent_register, collection_get_or_create, collection_index, document_add
 
     call_command("migrate", interactive=False, verbosity=0)
     rng = random.Random(0)
-    collection = collection_get_or_create(collection_for(None).name)
+    collection = collection_get_or_create(settings.ADAPTRAG_DEFAULT_COLLECTION)
     for number in range(documents):
         text = f"# {_text(rng, 5)}\n\n{_text(rng, PASSAGE_WORDS)}"
         document_add(collection=collection, name=f"{number}.md", data=text.encode(), index=False)

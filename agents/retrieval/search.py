@@ -6,12 +6,21 @@ import numpy as np
 from django.conf import settings
 
 from adaptrag.common.errors import InvalidInput, Unavailable
+from adaptrag.common.prepared import Prepared
 from agents.errors import NothingIngested, UnknownCollection
 from agents.models import Collection
 from agents.retrieval.base import Passage
 from agents.retrieval.bm25 import tokenize
 from agents.retrieval.fusion import fuse
 from agents.retrieval.store import OpenBuild, open_build
+
+_builds = Prepared(
+    lambda name: (
+        Collection.objects.filter(name=name)
+        .order_by()
+        .values_list("current_build__path", "current_build__tombstones__document_id")
+    )
+)
 
 METHODS = ("bm25", "dense", "hybrid")
 POOL = 100  # candidates of each half that a hybrid search fuses
@@ -59,11 +68,7 @@ def _search(build: OpenBuild, removed: np.ndarray, query: str, k: int, method: s
 
 def current_build(collection: Collection) -> tuple[OpenBuild, np.ndarray]:
     """The build that serves a collection now, and the rows of it that were deleted since. One query."""
-    rows = list(
-        Collection.objects.filter(pk=collection.pk)
-        .order_by()
-        .values_list("current_build__path", "current_build__tombstones__document_id")
-    )
+    rows = _builds(collection.name)
     if not rows:
         raise UnknownCollection(f"The collection {collection.name!r} was deleted.")
     path = rows[0][0]
