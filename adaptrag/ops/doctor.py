@@ -167,7 +167,7 @@ def database_state() -> Iterator[Finding]:
 
 
 def documents() -> Iterator[Finding]:
-    yield _from_health("index", health.index(), "Admin, Collections: index again; or manage.py ingest")
+    yield _from_health("index", health.index(), "Admin, Collections: Rebuild the index")
     default = settings.ADAPTRAG_DEFAULT_COLLECTION
     counts = dict(Collection.objects.annotate(n=Count("documents")).values_list("name", "n"))
     if default not in counts:
