@@ -20,24 +20,23 @@ class ArmEvidence:
 
     pulls, totals: float arrays, shape (..., K): number of rewards (or their decayed weight) and their sum. Leading axes are
     independent problems that are solved at once (replay runs its shuffles so).
-    squares: sum of squared rewards, shape (..., K), where it is known.
-    prior_pulls, prior_totals: what the operator assumes before any reward, shape (..., K).
-    table_pulls, table_totals: the same candidates in every category, this one included, shape (..., C, K): what
-    hierarchical policies learn from. overall_pulls, overall_totals: sums over categories, shape (..., K), where the
-    table itself is not at hand.
-    context: the question's vector, shape (D,); designs, responses: LinTS's sums per arm, shapes (K, D, D) and (K, D).
+    prior_pulls, prior_totals: what is assumed before any reward, shape (..., K).
+    elsewhere_pulls, elsewhere_totals: the same arms in the other categories, shape (..., C, K), priors included: what
+    hierarchical policies learn from. Rows of zeros add nothing; one row may hold the sum of several categories.
+    squares, elsewhere_squares: sums of squared rewards, where they are known (a prior counts as rewards of 0 and 1).
+    context: the question's vector, shape (..., D), its first entry 1; designs, responses: LinTS's sums per arm over all
+    categories, shapes (..., K, D, D) and (..., K, D).
     Raises ValueError on shapes that disagree, values that are not finite, and totals outside [0, pulls].
     """
 
     pulls: Array
     totals: Array
-    squares: Array | None = None
     prior_pulls: Array | None = None
     prior_totals: Array | None = None
-    overall_pulls: Array | None = None
-    overall_totals: Array | None = None
-    table_pulls: Array | None = None
-    table_totals: Array | None = None
+    elsewhere_pulls: Array | None = None
+    elsewhere_totals: Array | None = None
+    squares: Array | None = None
+    elsewhere_squares: Array | None = None
     context: Array | None = None
     designs: Array | None = None
     responses: Array | None = None
@@ -50,7 +49,7 @@ class ArmEvidence:
         shape = self.pulls.shape
         if not shape or shape[-1] == 0:
             raise ValueError("evidence needs at least one arm.")
-        for what in ("", "prior_", "overall_", "table_"):
+        for what in ("", "prior_", "elsewhere_"):
             pulls, totals = getattr(self, f"{what}pulls"), getattr(self, f"{what}totals")
             if (pulls is None) != (totals is None):
                 raise ValueError(f"{what}pulls and {what}totals come together.")
@@ -67,19 +66,10 @@ class ArmEvidence:
         """Total rewards, the priors' included; shape (..., K)."""
         return self.totals if self.prior_totals is None else self.totals + self.prior_totals
 
-    @property
-    def overall(self) -> tuple[Array, Array]:
-        """(pulls, totals) of each arm over all categories, without priors; this category's alone if no more is known."""
-        if self.overall_pulls is not None:
-            return self.overall_pulls, self.overall_totals
-        if self.table_pulls is not None:
-            return self.table_pulls.sum(axis=-2), self.table_totals.sum(axis=-2)
-        return self.pulls, self.totals
-
 
 def _check_counts(what: str, pulls: Array, totals: Array, shape: tuple[int, ...]) -> None:
-    expected = (*shape[:-1], *pulls.shape[-2:-1], shape[-1]) if what == "table_" else shape
-    agrees = pulls.shape == expected and pulls.ndim == len(shape) + (what == "table_")
+    expected = (*shape[:-1], *pulls.shape[-2:-1], shape[-1]) if what == "elsewhere_" else shape
+    agrees = pulls.shape == expected and pulls.ndim == len(shape) + (what == "elsewhere_")
     if not agrees or totals.shape != pulls.shape:
         raise ValueError(f"{what}pulls {pulls.shape} and {what}totals {totals.shape} do not fit arms of shape {shape}.")
     # One comparison catches NaN too: it is never >= 0.
@@ -92,6 +82,9 @@ class Policy(Protocol):
     """The rule that picks an arm. Frozen and stateless: all that was learned is in the evidence."""
 
     kind: ClassVar[str]
+    half_life: ClassVar[
+        float | None
+    ]  # None, or a parameter: the evidence's weights halve in that time (rewards.bandit.discounted)
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
@@ -108,24 +101,22 @@ class Policy(Protocol):
 
 
 def parameter(
-    default: float | str | None,
+    default: float | str,
     *,
     low: float = 0.0,
     high: float = math.inf,
-    above: bool = False,
     choices: tuple[str, ...] = (),
     help: str = "",
 ) -> Any:
-    """A policy's parameter: a number in [low, high] ((low, high] if `above`), or one of `choices`.
-
-    A default that is an int asks for whole numbers; a default of None allows None."""
-    return field(default=default, metadata={"low": low, "high": high, "above": above, "choices": choices, "help": help})
+    """A policy's parameter: a number in [low, high], or one of `choices`; a default that is an int asks for whole numbers."""
+    return field(default=default, metadata={"low": low, "high": high, "choices": choices, "help": help})
 
 
 class BasePolicy:
-    """Validation of parameters and a `choose` that draws from `probabilities`; policies are frozen dataclasses of this."""
+    """Validation and description of parameters; policies are frozen dataclasses of this."""
 
     kind: ClassVar[str]
+    half_life: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
@@ -140,34 +131,24 @@ class BasePolicy:
             raise ValueError(f"{cls.kind} has no parameter {unknown[0]!r}; {allowed}.")
         return cls(**parameters)
 
-    def probabilities(self, evidence: ArmEvidence, rng: np.random.Generator) -> Array:
-        raise NotImplementedError
-
-    def choose(self, evidence: ArmEvidence, rng: np.random.Generator) -> Array:
-        return np.asarray(draw(self.probabilities(evidence, rng), rng))
-
     def describe(self) -> str:
-        values = ", ".join(f"{name}={value}" for name, value in dataclasses.asdict(self).items() if value is not None)
+        values = ", ".join(f"{name}={value}" for name, value in dataclasses.asdict(self).items())
         return f"{self.kind}({values})"
 
 
 def _validated(kind: str, spec: dataclasses.Field, value: Any) -> Any:
     rule = spec.metadata
-    if value is None and spec.default is None:
-        return None
     if rule["choices"]:
         if value not in rule["choices"]:
             raise ValueError(f"{kind}: {spec.name}={value!r} is not one of {', '.join(rule['choices'])}.")
         return value
     whole = isinstance(spec.default, int)
-    allowed = f"{'a whole number' if whole else 'a number'} {'above' if rule['above'] else 'from'} {rule['low']:g}" + (
-        f" to {rule['high']:g}" if math.isfinite(rule["high"]) else ""
-    )
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or (whole and value != int(value)):
-        raise ValueError(f"{kind}: {spec.name}={value!r} must be {allowed}.")
-    if not rule["low"] <= value <= rule["high"] or (rule["above"] and value == rule["low"]):
-        raise ValueError(f"{kind}: {spec.name}={value!r} must be {allowed}.")
+    if not is_number or (whole and value != int(value)) or not rule["low"] <= value <= rule["high"]:
+        upper = f" to {rule['high']:g}" if math.isfinite(rule["high"]) else " up"
+        raise ValueError(
+            f"{kind}: {spec.name}={value!r} must be a {'whole ' if whole else ''}number from {rule['low']:g}{upper}."
+        )
     return int(value) if whole else float(value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import importlib
 import pkgutil
@@ -12,26 +13,44 @@ import numpy as np
 import pytest
 
 import rewards.bandit
-from rewards.bandit import POLICIES, ArmEvidence, draw
+from rewards.bandit import ALL_POLICIES, ArmEvidence, draw
 
-policies = pytest.mark.parametrize("policy", [cls.from_parameters({}) for cls in POLICIES.values()], ids=list(POLICIES))
+CONTEXT = np.array([1.0, 0.5, -1.0])
+PARAMETERS = {kind: {"dimensions": 2} if kind.endswith("lints") else {} for kind in ALL_POLICIES}
+policies = pytest.mark.parametrize(
+    "policy", [cls.from_parameters(PARAMETERS[kind]) for kind, cls in ALL_POLICIES.items()], ids=list(ALL_POLICIES)
+)
 
 
 def evidence(pulls, means, **more) -> ArmEvidence:
+    """The same rewards for every policy: linear ones get them for questions that all look like CONTEXT."""
     pulls = np.asarray(pulls, dtype=float)
-    return ArmEvidence(pulls=pulls, totals=pulls * np.asarray(means), **more)
+    totals = pulls * np.asarray(means)
+    designs = pulls[..., None, None] * np.outer(CONTEXT, CONTEXT)
+    linear = {"context": CONTEXT, "designs": designs, "responses": totals[..., None] * CONTEXT}
+    return ArmEvidence(pulls=pulls, totals=totals, **linear, **more)
 
 
 def some_evidence(rng: np.random.Generator, arms: int, magnitude: float) -> ArmEvidence:
-    pulls = np.floor(10 ** rng.uniform(0, magnitude, arms))
+    pulls, elsewhere = np.floor(10 ** rng.uniform(0, magnitude, arms)), np.floor(10 ** rng.uniform(0, magnitude, (4, arms)))
     priors = np.floor(rng.uniform(0, 3, arms))
-    return evidence(pulls, rng.uniform(size=arms), prior_pulls=priors, prior_totals=priors * rng.uniform(size=arms))
+    means, means_elsewhere = rng.uniform(size=arms), rng.uniform(size=(4, arms))
+    return evidence(
+        pulls,
+        means,
+        squares=pulls * means * rng.uniform(means, 1),
+        prior_pulls=priors,
+        prior_totals=priors * rng.uniform(size=arms),
+        elsewhere_pulls=elsewhere,
+        elsewhere_totals=elsewhere * means_elsewhere,
+        elsewhere_squares=elsewhere * means_elsewhere * rng.uniform(means_elsewhere, 1),
+    )
 
 
 def take(of: ArmEvidence, order) -> ArmEvidence:
-    return ArmEvidence(
-        pulls=of.pulls[order], totals=of.totals[order], prior_pulls=of.prior_pulls[order], prior_totals=of.prior_totals[order]
-    )
+    fields = {spec.name: getattr(of, spec.name) for spec in dataclasses.fields(of)}
+    by_arm = {name: values[..., order] for name, values in fields.items() if name not in ("context", "designs", "responses")}
+    return ArmEvidence(context=of.context, designs=of.designs[order], responses=of.responses[order], **by_arm)
 
 
 @policies
@@ -100,12 +119,12 @@ def test_the_better_of_two_well_known_arms_gets_nearly_all(policy):
 
 @policies
 def test_chosen_arms_have_the_stated_probabilities(policy):
-    # 4,000 draws: a share lies within 4.5 standard errors of its probability, or the two disagree.
-    given = evidence([14, 9, 11, 2], [0.6, 0.55, 0.3, 0.5])
+    # A share lies within 4.5 standard errors of its probability, or the two disagree.
+    pulls, means, draws = np.array([14, 9, 11, 2]), [0.6, 0.55, 0.3, 0.5], 20_000
     rng = np.random.default_rng(11)
-    probabilities = policy.probabilities(given, rng)
-    shares = np.bincount([int(policy.choose(given, rng)) for _ in range(4000)], minlength=4) / 4000
-    assert (np.abs(shares - probabilities) <= 4.5 * np.sqrt(probabilities * (1 - probabilities) / 4000) + 1e-12).all()
+    probabilities = policy.probabilities(evidence(pulls, means), rng)
+    shares = np.bincount(policy.choose(evidence(np.tile(pulls, (draws, 1)), means), rng), minlength=4) / draws
+    assert (np.abs(shares - probabilities) <= 4.5 * np.sqrt(probabilities * (1 - probabilities) / draws) + 1e-12).all()
 
 
 @policies
@@ -122,16 +141,16 @@ def test_describe_names_kind_and_parameters(policy):
     assert policy.kind in policy.describe()
 
 
-@pytest.mark.parametrize("kind", POLICIES)
+@pytest.mark.parametrize("kind", ALL_POLICIES)
 def test_unknown_parameters_are_refused_by_name(kind):
     with pytest.raises(ValueError, match=f"{kind} has no parameter 'temperature'"):
-        POLICIES[kind].from_parameters({"temperature": 1})
+        ALL_POLICIES[kind].from_parameters({"temperature": 1})
 
 
 @pytest.mark.parametrize("value", ["0.5", None, True, float("nan"), float("inf"), -0.1, 1.5, [1]])
 def test_parameters_out_of_range_are_refused_with_their_value(value):
     with pytest.raises(ValueError, match=r"epsilon_greedy: epsilon=.* must be a number from 0 to 1"):
-        POLICIES["epsilon_greedy"].from_parameters({"epsilon": value})
+        ALL_POLICIES["epsilon_greedy"].from_parameters({"epsilon": value})
 
 
 @pytest.mark.parametrize(
@@ -145,7 +164,7 @@ def test_parameters_out_of_range_are_refused_with_their_value(value):
         ({"pulls": [float("inf")], "totals": [0]}, "between 0 and pulls"),
         ({"pulls": [1], "totals": [1], "prior_pulls": [1]}, "come together"),
         ({"pulls": [1], "totals": [1], "prior_pulls": [1], "prior_totals": [3]}, "prior_totals"),
-        ({"pulls": [1], "totals": [1], "table_pulls": [1], "table_totals": [1]}, "table_pulls"),
+        ({"pulls": [1], "totals": [1], "elsewhere_pulls": [1], "elsewhere_totals": [1]}, "elsewhere_pulls"),
     ],
 )
 def test_evidence_that_cannot_be_is_refused(fields, message):
