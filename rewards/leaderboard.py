@@ -82,7 +82,7 @@ def stats(since: datetime | None = None) -> dict[str, Any]:
     policy = active_policy()
     traffic = _traffic(None, since)
     counts = traffic.aggregate(
-        interactions=Count("pk"), failed=Count("pk", filter=Q(state=Interaction.State.FAILED)), cost_usd=Sum("cost_usd")
+        interactions=Count("*"), failed=Count("state", filter=Q(state=Interaction.State.FAILED)), cost_usd=Sum("cost_usd")
     )
     by_category: dict[str, _Tally] = defaultdict(_Tally)
     overall = _Tally()
@@ -149,12 +149,12 @@ def _tallies(category: str | None, since: datetime | None) -> dict[Key, _Tally]:
         learned = BanditArm.objects.order_by().values_list("category", "variant_id", "pulls", "total")
     else:
         pulls = Pull.objects.filter(at__gte=since).order_by()
-        learned = pulls.values_list("arm__category", "arm__variant_id").annotate(n=Count("pk"), total=Sum("value"))
+        learned = pulls.values_list("arm__category", "arm__variant_id").annotate(n=Count("*"), total=Sum("value"))
     tallies: dict[Key, _Tally] = defaultdict(_Tally)
     for name, variant, n, total in learned:
         if category in (None, name):
             tallies[name, variant].n, tallies[name, variant].total = round(n), min(max(total, 0.0), n)
-    asked = _traffic(category, since).values_list("category", "variant_id").annotate(n=Count("pk"), cost=Sum("cost_usd"))
+    asked = _traffic(category, since).values_list("category", "variant_id").annotate(n=Count("*"), cost=Sum("cost_usd"))
     for name, variant, n, cost in asked:
         tallies[name, variant].interactions, tallies[name, variant].cost = n, cost
     if category is None:
@@ -224,7 +224,7 @@ def _percentiles(traffic: QuerySet[Interaction], *group: str) -> dict[tuple[Any,
     """{group's values: (p50, p95)} of the answers' latency in ms, by nearest rank, sorted inside the database."""
     answered = traffic.filter(state=Interaction.State.ANSWERED).annotate(
         rank=Window(RowNumber(), partition_by=[F(name) for name in group] or None, order_by="latency_ms"),
-        size=Window(Count("pk"), partition_by=[F(name) for name in group] or None),
+        size=Window(Count("*"), partition_by=[F(name) for name in group] or None),
     )
     ranked = answered.filter(Q(rank=(F("size") * 50 + 99) / 100) | Q(rank=(F("size") * 95 + 99) / 100))
     found: dict[tuple[Any, ...], list[float]] = defaultdict(list)

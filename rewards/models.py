@@ -221,7 +221,7 @@ class Pull(models.Model):
     """What an interaction has added to its arm: one pull at most, held by the primary key.
 
     A changed rating subtracts exactly this. Kept apart from Interaction so that feedback, a reset and a rebuild write
-    narrow rows instead of the passages and answers (docs/decisions/0005-one-pull-an-interaction.md).
+    narrow rows instead of the passages and answers (docs/decisions/0006-one-pull-an-interaction.md).
     """
 
     interaction = models.OneToOneField(Interaction, primary_key=True, on_delete=models.CASCADE, related_name="pull")

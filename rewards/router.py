@@ -49,17 +49,17 @@ class BanditRouter:
         probabilities = _policy(state.kind, state.parameters).probabilities(evidence, np.random.default_rng((seed, 1)))
         probabilities = _with_floor(probabilities, state)
         chosen = draw(probabilities, np.random.default_rng(seed))
-        pulls, sums = evidence.counts, evidence.sums
+        figures = zip(variants, probabilities.tolist(), evidence.counts.tolist(), evidence.sums.tolist(), strict=True)
         candidates = [
             {
                 "agent": variant.name,
                 "revision": variant.revision,
                 "variant_id": variant.pk,
-                "probability": float(probabilities[i]),
-                "pulls": round(float(pulls[i]), 6),
-                "mean": round(float(sums[i] / pulls[i]), 6) if pulls[i] > 0 else None,
+                "probability": probability,
+                "pulls": round(pulls, 6),
+                "mean": round(total / pulls, 6) if pulls > 0 else None,
             }
-            for i, variant in enumerate(variants)
+            for variant, probability, pulls, total in figures
         ]
         return RoutingDecision(
             variant=variants[chosen],

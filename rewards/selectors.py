@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connection
 
@@ -25,8 +25,7 @@ def active_policy() -> RoutingPolicy:
     return policy
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ancestor:
+class Ancestor(NamedTuple):
     """A variant or one of its predecessors, with its own evidence in the category and its agent's prior there."""
 
     predecessor: int | None
@@ -57,7 +56,8 @@ WITH RECURSIVE family(id, name, predecessor_id, inherit) AS (
     UNION
     SELECT v.id, v.name, v.predecessor_id, v.inherit FROM {variant} v JOIN family f ON v.id = f.predecessor_id
 )
-SELECT f.id, f.predecessor_id, f.inherit, a.pulls, a.total, p.pulls, p.total,
+SELECT f.id, f.predecessor_id, f.inherit,
+       COALESCE(a.pulls, 0), COALESCE(a.total, 0), COALESCE(p.pulls, 0), COALESCE(p.total, 0),
        r.name, r.kind, r.parameters, r.min_share, r.revision
 FROM family f
 LEFT JOIN {arm} a ON a.variant_id = f.id AND a.category = %s
@@ -74,22 +74,13 @@ _TABLES = {
 
 def decision_state(category: str, variants: Sequence[AgentVariant]) -> DecisionState:
     """Policy, priors and evidence for a choice among saved `variants` in one query."""
-    rows = _state_rows(category, [variant.pk for variant in variants])
+    ids = [variant.pk for variant in variants]
+    rows = _state_rows(category, ids)
     if rows[0][7] is None:
         active_policy()
-        rows = _state_rows(category, [variant.pk for variant in variants])
+        rows = _state_rows(category, ids)
     name, kind, parameters, min_share, revision = rows[0][7:]
-    family = {
-        row[0]: Ancestor(
-            predecessor=row[1],
-            inherit=row[2],
-            pulls=row[3] or 0.0,
-            total=row[4] or 0.0,
-            prior_pulls=row[5] or 0.0,
-            prior_total=row[6] or 0.0,
-        )
-        for row in rows
-    }
+    family = {row[0]: Ancestor._make(row[1:7]) for row in rows}
     return DecisionState(policy=name, kind=kind, parameters=parameters, min_share=min_share, revision=revision, family=family)
 
 
