@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import io
 import json
+import logging
 import os
 import tempfile
 from typing import Any
@@ -24,6 +25,7 @@ django.setup()
 from django.conf import settings  # noqa: E402
 from django.contrib.staticfiles import finders  # noqa: E402
 from django.core import signals  # noqa: E402
+from django.core.checks import run_checks  # noqa: E402
 from django.core.exceptions import RequestAborted  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler, get_script_prefix  # noqa: E402
 from django.core.handlers.base import BaseHandler  # noqa: E402
@@ -35,6 +37,8 @@ from adaptrag.api.errors import JSON_PREFIXES, TooLarge, error_body, error_of  #
 from adaptrag.api.lanes import Lane, answers, lane_for, pages  # noqa: E402
 from adaptrag.common.errors import AdaptRAGError  # noqa: E402
 
+logger = logging.getLogger(__name__)
+
 Headers = list[tuple[bytes, bytes]]
 # Room for the form around an upload: part headers and the other fields.
 FORM_BYTES = 1_000_000
@@ -43,6 +47,8 @@ FORM_BYTES = 1_000_000
 class PooledHandler(ASGIHandler):
     def __init__(self) -> None:
         BaseHandler.__init__(self)
+        for problem in run_checks(tags=["adaptrag"]):  # nobody runs `manage.py check` before a web server
+            logger.log(problem.level, "%s", problem)
         self.load_middleware(is_async=False)
         get_resolver().url_patterns  # noqa: B018 imports every view now, not during the first request
 
@@ -183,7 +189,11 @@ def _headers(response: HttpResponseBase) -> Headers:
 
 def _with_static_files(application: PooledHandler) -> ServeStaticASGI:
     """The apps' static files, straight from where they are installed; `collectstatic` is only for a server in front."""
-    served = ServeStaticASGI(application, max_age=3600)
+
+    def add_headers(headers: Any, path: str, url: str) -> None:
+        headers["X-Content-Type-Options"] = "nosniff"
+
+    served = ServeStaticASGI(application, max_age=3600, allow_all_origins=False, add_headers_function=add_headers)
     for finder in finders.get_finders():
         for path, storage in finder.list(None):
             served.add_file_to_dictionary(f"{settings.STATIC_URL}{path}", storage.path(path))

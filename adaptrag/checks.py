@@ -29,10 +29,10 @@ METRICS = ("operator", "open", "off")
 
 @register("adaptrag")
 def check_environment(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
-    """adaptrag.E001 unreadable number, E002 number out of range, E003 unknown word, E004 malformed address, E005 collection."""
+    """adaptrag.E001 unreadable value, E002 number out of range, E003 unknown word, E004 malformed address, E005 collection."""
     problems: list[CheckMessage] = [
-        Error(f"{name}={text!r} is not a number.", hint=f"Set {name} to a number, or leave it out.", id="adaptrag.E001")
-        for name, text in settings.MALFORMED_ENVIRONMENT.items()
+        Error(f"{name}: {problem}.", hint="Mend it or leave it out; the default stands in.", id="adaptrag.E001")
+        for name, problem in settings.MALFORMED_ENVIRONMENT.items()
     ]
     for name, least in LOWEST.items():
         if getattr(settings, name) < least:

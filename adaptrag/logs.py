@@ -54,8 +54,8 @@ def logging_settings(*, level: str, form: str) -> dict[str, Any]:
         "root": {"handlers": ["stderr"], "level": "WARNING"},
         "loggers": {
             **{name: {"level": level} for name in ("adaptrag", "agents", "rewards", "django_structlog", "django-q")},
-            # request_finished says the same with the request's id, and unknown paths under /api/ are no news.
-            "django.request": {"level": "ERROR"},
+            # request_finished and request_failed say the same with the request's id.
+            "django.request": {"level": "CRITICAL"},
             "django": {"level": "WARNING", "handlers": [], "propagate": True},
             "uvicorn": {"level": level},
             "uvicorn.access": {"level": "WARNING"},

@@ -6,9 +6,12 @@ Every variable is described in docs/configuration.md; `manage.py check --deploy`
 import logging
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import environ
+from django.core.exceptions import ImproperlyConfigured
 
 from adaptrag.console.theme import UNFOLD  # noqa: F401 the admin theme's settings
 from adaptrag.logs import logging_settings
@@ -30,12 +33,38 @@ def _number(name: str, default: float, cast=env.int):
     try:
         return cast(name, default=default)
     except ValueError:
-        MALFORMED_ENVIRONMENT[name] = os.environ.get(name, "")
+        MALFORMED_ENVIRONMENT[name] = f"{os.environ.get(name, '')!r} is not a number"
         return default
 
 
+def _flag(name: str, default: bool) -> bool:
+    text = env.str(name, default=str(default)).strip().lower()
+    if text in ("1", "true", "yes", "on"):
+        return True
+    if text not in ("0", "false", "no", "off", ""):
+        MALFORMED_ENVIRONMENT[name] = f"{text!r} is neither true nor false"
+        return default
+    return False
+
+
+def _url(name: str, parse: Callable[..., dict[str, Any]], default: str, example: str) -> dict[str, Any]:
+    """A malformed address stops the site: with another database or cache in its place it would run, and be wrong."""
+    try:
+        found = parse(name, default=default)
+    except ImproperlyConfigured:
+        found = {}
+    if not (found.get("ENGINE") or found.get("BACKEND")):
+        raise ImproperlyConfigured(f"{name} can't be read. Write it as in {example}")
+    return found
+
+
 DATA_DIR = Path(env.str("ADAPTRAG_DATA_DIR", default=str(BASE_DIR / "var"))).expanduser().resolve()
-DATA_DIR.mkdir(parents=True, exist_ok=True)
+try:
+    DATA_DIR.mkdir(parents=True, exist_ok=True)
+except OSError as error:
+    raise ImproperlyConfigured(
+        f"The data folder {DATA_DIR} can't be made ({error.strerror}). Set ADAPTRAG_DATA_DIR."
+    ) from error
 
 
 def _secret_key() -> str:
@@ -53,12 +82,12 @@ def _secret_key() -> str:
 
 
 SECRET_KEY = _secret_key()
-DEBUG = env.bool("ADAPTRAG_DEBUG", default=False)
+DEBUG = _flag("ADAPTRAG_DEBUG", False)
 ALLOWED_HOSTS = env.list("ADAPTRAG_ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("ADAPTRAG_CSRF_TRUSTED_ORIGINS", default=[])
 
 # A site that is reached over HTTPS says so with one variable; the rest follows. Probes may stay on plain HTTP.
-HTTPS = env.bool("ADAPTRAG_HTTPS", default=False)
+HTTPS = _flag("ADAPTRAG_HTTPS", False)
 SECURE_SSL_REDIRECT = HTTPS
 SECURE_REDIRECT_EXEMPT = [r"^api/health$"]
 SESSION_COOKIE_SECURE = HTTPS
@@ -131,7 +160,11 @@ TEMPLATES = [
     }
 ]
 
-DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'db.sqlite3'}")}
+DATABASES = {
+    "default": _url(
+        "DATABASE_URL", env.db_url, f"sqlite:///{DATA_DIR / 'db.sqlite3'}", "postgresql://user:password@host:5432/name"
+    )
+}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # Measured with 16 processes x 10,000 writes: Django's default lost 70 % to lock errors, this none.
     # synchronous=FULL: an answered request is on disk before its response leaves.
@@ -234,7 +267,7 @@ SPECTACULAR_SETTINGS = {
 }
 
 # Throttles count in this cache: memory of one process by default, a shared one (redis://...) for several processes.
-CACHES = {"default": env.cache_url("ADAPTRAG_CACHE_URL", default="locmemcache://")}
+CACHES = {"default": _url("ADAPTRAG_CACHE_URL", env.cache_url, "locmemcache://", "redis://127.0.0.1:6379/0")}
 CACHES["default"].setdefault("OPTIONS", {}).setdefault("MAX_ENTRIES", 20_000)
 
 # Documents and retrieval ------------------------------------------------------------------------------------------
@@ -274,7 +307,7 @@ ADAPTRAG_JOBS_HEARTBEAT = _number("ADAPTRAG_JOBS_HEARTBEAT", 5.0, env.float)
 ADAPTRAG_JOBS_LOST_AFTER = _number("ADAPTRAG_JOBS_LOST_AFTER", 60.0, env.float)
 ADAPTRAG_JOBS_GRACE = _number("ADAPTRAG_JOBS_GRACE", 10.0, env.float)  # from SIGTERM to SIGKILL
 ADAPTRAG_JOBS_KEEP_DAYS = _number("ADAPTRAG_JOBS_KEEP_DAYS", 30)  # 0 keeps ended jobs for good
-ADAPTRAG_JOBS_EAGER = env.bool("ADAPTRAG_JOBS_EAGER", default=False)  # run jobs inside job_enqueue, without a queue
+ADAPTRAG_JOBS_EAGER = _flag("ADAPTRAG_JOBS_EAGER", False)  # run jobs inside job_enqueue, without a queue
 
 # `retry` counts from dequeue, waiting included, so it stays far above `timeout`; the work itself is guarded by the
 # conditional claim of the job row, not by the broker. Each job's message carries its own timeout.

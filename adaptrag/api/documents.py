@@ -17,7 +17,7 @@ from rest_framework.response import Response
 
 from adaptrag.api.authentication import caller
 from adaptrag.api.errors import TooLarge
-from adaptrag.common.errors import AdaptRAGError, NotFound
+from adaptrag.common.errors import AdaptRAGError, InvalidInput, NotFound
 from agents.models import Collection, Document
 from agents.services import collection_get_or_create, document_add, document_delete
 
@@ -98,6 +98,12 @@ class DocumentsView(_Visible, generics.ListAPIView):
     parser_classes = [MultiPartParser]
     filter_backends = [filters.DjangoFilterBackend]
     filterset_class = DocumentFilter
+
+    def filter_queryset(self, queryset: QuerySet[Document]) -> QuerySet[Document]:
+        known = [*DocumentFilter.base_filters, "page", "page_size"]
+        if unknown := sorted(set(self.request.query_params) - set(known)):
+            raise InvalidInput(f"Unknown parameter {unknown[0]!r}; known are {', '.join(known)}.", field=unknown[0])
+        return super().filter_queryset(queryset)
 
     @extend_schema(operation_id="documents")
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:

@@ -76,7 +76,7 @@ def test_a_file_that_is_too_large_is_refused(operator_api, settings):
     assert (response.status_code, response.json()["error"]["code"]) == (413, "too_large")
 
 
-@pytest.mark.parametrize("query", [{"state": "lost"}, {"page": "0"}, {"page": "x"}])
+@pytest.mark.parametrize("query", [{"state": "lost"}, {"page": "0"}, {"page": "x"}, {"colection": "typo"}])
 def test_a_list_that_is_not_there_is_refused(api, library, query):
     assert api.get("/api/documents", query).status_code in (400, 404)
 

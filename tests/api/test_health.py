@@ -1,5 +1,8 @@
 """GET /api/health and /metrics; the settings' checks."""
 
+import os
+import subprocess
+import sys
 from datetime import timedelta
 
 import pytest
@@ -9,7 +12,7 @@ from django_q.models import Schedule
 
 from adaptrag.api import health
 from agents.services import agent_register
-from tests.api.conftest import Api
+from tests.api.conftest import ROOT, Api
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +79,7 @@ def test_metrics_are_the_operators_and_count_what_was_asked(api, operator_api, a
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("MALFORMED_ENVIRONMENT", {"ADAPTRAG_WEB_THREADS": "many"}, "adaptrag.E001"),
+        ("MALFORMED_ENVIRONMENT", {"ADAPTRAG_WEB_THREADS": "'many' is not a number"}, "adaptrag.E001"),
         ("ADAPTRAG_WEB_THREADS", 0, "adaptrag.E002"),
         ("ADAPTRAG_METRICS", "everyone", "adaptrag.E003"),
         ("LOG_FORMAT", "xml", "adaptrag.E003"),
@@ -94,3 +97,20 @@ def test_a_wrong_setting_is_named_with_what_to_do(settings, name, value, expecte
 
 def test_right_settings_pass(settings):
     assert run_checks(tags=["adaptrag"]) == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"DATABASE_URL": "nonsense"}, "DATABASE_URL can't be read"),
+        ({"ADAPTRAG_CACHE_URL": "nonsense"}, "ADAPTRAG_CACHE_URL can't be read"),
+        ({"ADAPTRAG_HTTPS": "maybe"}, "neither true nor false"),
+        ({"ADAPTRAG_WEB_THREADS": "many"}, "ADAPTRAG_WEB_THREADS: 'many' is not a number"),
+    ],
+)
+def test_an_environment_that_can_not_be_read_is_told(environment, words, tmp_path):
+    environment = os.environ | {"DJANGO_SETTINGS_MODULE": "adaptrag.settings", "ADAPTRAG_DATA_DIR": str(tmp_path)} | environment
+    command = [sys.executable, "manage.py", "check", "--tag", "adaptrag"]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert words in done.stderr
