@@ -14,6 +14,7 @@ from django.utils.html import format_html
 from unfold.contrib.filters.admin import RangeDateTimeFilter
 from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
+from unfold.utils import parse_datetime_str
 
 from adaptrag.common.admin import ReadOnlyAdmin
 from agents.classifier import CATEGORIES
@@ -24,6 +25,18 @@ MODE_LABELS = {"bandit": "info", "manual_override": "", "compare": "", "imported
 STATE_LABELS = {"answered": "success", "failed": "danger"}
 # What a list never shows; a page of 50 interactions would otherwise read a megabyte of passages.
 HEAVY = ("answer", "sources", "trace", "candidates", "messages")
+
+
+class PeriodFilter(RangeDateTimeFilter):
+    """The theme's filter, but in the site's time zone and content with a date that has no time."""
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        for bound, lookup, clock in (("from", "gte", "00:00:00"), ("to", "lte", "23:59:59")):
+            day, time = (self.used_parameters.get(f"{self.parameter_name}_{bound}_{part}") for part in (0, 1))
+            at = parse_datetime_str(f"{day} {time or clock}") if day else None
+            if at is not None:
+                queryset = queryset.filter(**{f"{self.field_path}__{lookup}": timezone.make_aware(at)})
+        return queryset
 
 
 class CategoryFilter(admin.SimpleListFilter):
@@ -97,7 +110,7 @@ class InteractionAdmin(ReadOnlyAdmin):
         "state",
         RatedFilter,
         FallbackFilter,
-        ("created_at", RangeDateTimeFilter),
+        ("created_at", PeriodFilter),
     )
     list_filter_submit = True
     list_select_related = ("variant",)
@@ -211,7 +224,7 @@ def _step(step: dict[str, Any], total: float) -> dict[str, Any]:
 @admin.register(Reward)
 class RewardAdmin(ReadOnlyAdmin):
     list_display = ("rating", "question", "agent", "source", "rater", "correction_text", "comment_text", "created_at")
-    list_filter = ("source", ("created_at", RangeDateTimeFilter))
+    list_filter = ("source", ("created_at", PeriodFilter))
     list_filter_submit = True
     list_select_related = ("interaction__variant",)
     list_per_page = 50

@@ -237,12 +237,19 @@
 
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    if (running) { running.abort(); return; }
+    if (running) return;
     const text = question.value.trim();
     if (!text) { question.focus(); return; }
     question.value = "";
     grow();
     ask(text);
+    question.focus();
+  });
+
+  send.addEventListener("click", (event) => {
+    if (!running) return;
+    event.preventDefault();
+    running.abort();
     question.focus();
   });
 

@@ -201,6 +201,10 @@ def test_interactions_are_found_by_their_filters(operator_client, history):
     assert found(q=str(history[0].interaction_id)) == 1
     assert found(q="nothing like it") == 0
     assert found(state__exact="failed") == 0
+    today = f"{timezone.localdate():%Y-%m-%d}"
+    assert found(created_at_from_0=today) == found(created_at_to_0=today) == 4
+    assert found(created_at_to_0=today, created_at_to_1="00:00:00") == 0
+    assert found(created_at_from_0="no date") == 4
 
 
 def test_an_interaction_tells_why_its_agent_was_chosen(operator_client, history):

@@ -1,0 +1,49 @@
+"""What the browser's site serves; run in a process of its own, on the server's data folder."""
+
+HANDBOOK = """# Harbour
+
+The lighthouse keeper is Marta Olsen. She has kept the light since 1998.
+
+# Ferries
+
+Ferries leave at six in the morning and at noon.
+"""
+HOSTILE = (
+    """# <script>window.pwned = "heading"</script>
+
+Piracy <img src=x onerror="window.pwned = 'document'"> is told as <script>window.pwned = "text"</script> here.
+
+"""
+    + "Seeräuberverschwörungsgeschichtenerzählerin" * 12
+)
+
+
+def prepare():
+    import django
+
+    django.setup()
+    from django.contrib.auth import get_user_model
+    from django.core.management import call_command
+
+    from agents.services import agent_register, collection_get_or_create, document_add
+
+    def scripted(name, **options):
+        agent_register(
+            name=name, strategy="naive_rag", chat_backend="scripted", chat_options=options, parameters={"retriever": "bm25"}
+        )
+
+    call_command("migrate", interactive=False, verbosity=0)
+    users = get_user_model().objects
+    users.create_superuser("olga", password="pw")
+    users.create_user("rita", password="pw")
+    document_add(collection=collection_get_or_create("default"), name="harbour.md", data=HANDBOOK.encode())
+    document_add(collection=collection_get_or_create("pirates"), name="pirates.md", data=HOSTILE.encode())
+    words = "The keeper of the **lighthouse** is Marta Olsen [1], who has kept it since 1998."
+    scripted("brisk", answer=words, chunk_delay=0.03)
+    scripted("calm", answer=words, delay=0.3, chunk_delay=0.1)
+    scripted("fresh", answer=words)
+    scripted("slow", answer=words, chunk_delay=1)
+    scripted("hostile", answer="<script>window.pwned='answer'</script> **<img src=x onerror=window.pwned='bold'>** [1]")
+    scripted("broken", fail="unavailable")
+    spare = {"backend": "scripted", "model": "spare", "options": {"answer": "From the spare model."}}
+    scripted("wobbly", fail="unavailable", fallback=spare)
