@@ -61,7 +61,7 @@ class PooledHandler(ASGIHandler):
             await send({"type": "websocket.close", "code": 1003})
 
     async def handle(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        lane = lane_for(scope["path"])
+        lane = lane_for(scope["method"], scope["path"])
         try:
             body = await self.read_body(scope, receive)
             slot = lane.reserve()

@@ -16,7 +16,8 @@ from django.conf import settings
 
 from adaptrag.api.errors import Overloaded
 
-ANSWER_PREFIXES = ("/api/query", "/api/compare", "/v1/chat/")
+# Where questions are asked, always by POST: the API, and the chat page's form for browsers without JavaScript.
+ANSWER_PREFIXES = ("/api/query", "/api/compare", "/v1/chat/", "/c/")
 
 
 class Slot:
@@ -71,5 +72,6 @@ def pages() -> Lane:
     return Lane("pages", threads=settings.ADAPTRAG_WEB_THREADS, backlog=settings.ADAPTRAG_WEB_BACKLOG)
 
 
-def lane_for(path: str) -> Lane:
-    return answers() if path.startswith(ANSWER_PREFIXES) else pages()
+def lane_for(method: str, path: str) -> Lane:
+    asks = method == "POST" and (path == "/" or path.startswith(ANSWER_PREFIXES))
+    return answers() if asks else pages()
