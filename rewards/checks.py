@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
-from django.db.utils import DatabaseError
+from django.db import DatabaseError, connections
 
 from agents.selectors import live_variants
 from rewards.models import RoutingPolicy
@@ -51,8 +50,7 @@ def check_transactions(databases: Any = None, **kwargs: Any) -> list[CheckMessag
             hint='Set OPTIONS to {"transaction_mode": "IMMEDIATE", "timeout": 20}.',
             id="rewards.E001",
         )
-        for name, database in settings.DATABASES.items()
-        if name in (databases or ())
-        and database["ENGINE"].endswith("sqlite3")
-        and database.get("OPTIONS", {}).get("transaction_mode") != "IMMEDIATE"
+        for name in databases or ()
+        if connections[name].vendor == "sqlite"
+        and connections[name].settings_dict["OPTIONS"].get("transaction_mode") != "IMMEDIATE"
     ]

@@ -101,7 +101,7 @@ def main(processes: int, count: int) -> dict[str, Any]:
     while any(child.is_alive() for child in children) and results.qsize() < processes:
         arms_rebuild()  # what is rated while it counts must not be lost
         rebuilt += 1
-        time.sleep(2)
+        time.sleep(5)
     reports = [results.get(timeout=300) for _ in children]
     seconds = time.perf_counter() - begun
     for child in children:

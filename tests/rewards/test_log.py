@@ -263,6 +263,13 @@ def test_export_goes_to_stdout_unless_a_file_is_named(capsys, django_user_model)
     assert captured.err == ""
 
 
+def test_export_with_json_and_no_file_goes_under_the_data_folder(capsys, settings, tmp_path):
+    settings.DATA_DIR = tmp_path
+    call_command("export_log", "--json")
+    written = json.loads(capsys.readouterr().out)
+    assert written == {"file": str(next((tmp_path / "exports").iterdir())), "interactions": 0, "rewards": 0}
+
+
 def test_import_tells_bad_lines_on_stderr_and_counts_on_stdout(tmp_path, capsys):
     variant("naive_rag")
     path = tmp_path / "reward_log.jsonl"

@@ -4,10 +4,10 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 
 from adaptrag.common.errors import InvalidInput
-from rewards.checks import check_policy
+from rewards.checks import check_policy, check_transactions
 from rewards.models import PriorReward, RoutingPolicy
 from rewards.selectors import active_policy
 from rewards.services import learning_reset, policy_activate, policy_save, prior_set
@@ -145,3 +145,11 @@ def test_checks_name_a_floor_that_no_question_can_satisfy_and_a_policy_that_cann
     assert check_policy(databases=["default"]) == []
     RoutingPolicy.objects.filter(pk=policy.pk).update(min_share=0.4, parameters={"zeta": 1})
     assert {message.id for message in check_policy(databases=["default"])} == {"rewards.E002", "rewards.W001"}
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="a matter of SQLite alone")
+def test_checks_refuse_sqlite_without_immediate_transactions(monkeypatch):
+    assert check_transactions(databases=["default"]) == []
+    monkeypatch.setitem(connection.settings_dict, "OPTIONS", {})
+    (found,) = check_transactions(databases=["default"])
+    assert found.id == "rewards.E001" and "IMMEDIATE" in found.hint
