@@ -129,7 +129,6 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -139,7 +138,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "simple_history.middleware.HistoryRequestMiddleware",
     "adaptrag.logs.RequestLogMiddleware",
-    "django_prometheus.middleware.PrometheusAfterMiddleware",
+    "adaptrag.api.metrics.RequestMetricsMiddleware",
 ]
 
 ROOT_URLCONF = "adaptrag.urls"
@@ -273,7 +272,9 @@ CACHES["default"].setdefault("OPTIONS", {}).setdefault("MAX_ENTRIES", 20_000)
 # Documents and retrieval ------------------------------------------------------------------------------------------
 ADAPTRAG_DEFAULT_COLLECTION = env.str("ADAPTRAG_DEFAULT_COLLECTION", default="default")
 ADAPTRAG_MODELS_DIR = Path(env.str("ADAPTRAG_MODELS_DIR", default=str(DATA_DIR / "models"))).expanduser().resolve()
-ADAPTRAG_CHUNK_TOKENS = _number("ADAPTRAG_CHUNK_TOKENS", 128)  # docs/decisions/0002-retrieval.md
+# Tokens of a passage, and of the parts of it that get a vector each; docs/decisions/0002-retrieval.md says why.
+ADAPTRAG_CHUNK_TOKENS = _number("ADAPTRAG_CHUNK_TOKENS", 128)
+ADAPTRAG_WINDOW_TOKENS = _number("ADAPTRAG_WINDOW_TOKENS", 64)
 # What a file may hold, and what reading it may cost; a file over a limit is rejected with the limit's name.
 ADAPTRAG_MAX_PAGES = _number("ADAPTRAG_MAX_PAGES", 2000)
 ADAPTRAG_MAX_EXPANDED_BYTES = _number("ADAPTRAG_MAX_EXPANDED_BYTES", 300_000_000)

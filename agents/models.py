@@ -97,7 +97,9 @@ class Chunk(models.Model):
     page = models.PositiveIntegerField(null=True, blank=True)
     start = models.PositiveIntegerField(default=0)
     end = models.PositiveIntegerField(default=0)
-    sha256 = models.CharField(max_length=64, help_text="Of the embedded text; equal texts are embedded once.")
+    windows = models.JSONField(
+        default=list, help_text="[start, end] of the parts that are embedded, one vector each, in characters of the passage."
+    )
 
     class Meta:
         ordering = ["document_id", "ordinal"]

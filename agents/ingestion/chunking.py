@@ -17,7 +17,10 @@ PREFIX_CHARACTERS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkDraft:
-    """A passage: text[start:end] of the document's text, the headings that it stands under, the page where it starts."""
+    """A passage: text[start:end] of the document's text, the headings that it stands under, the page where it starts.
+
+    windows: (start, end) in the passage's own text of the parts that are embedded, each with a vector of its own.
+    """
 
     ordinal: int
     text: str
@@ -25,48 +28,55 @@ class ChunkDraft:
     page: int | None
     start: int
     end: int
+    windows: tuple[tuple[int, int], ...]
 
 
-def split(document: ParsedDocument, capacity: int, count: Callable[[str], int]) -> list[ChunkDraft]:
-    """Passages of at most `capacity` tokens, cut at the highest boundary (section, block, sentence, word) that fits.
+def split(document: ParsedDocument, capacity: int, window: int, count: Callable[[str], int]) -> list[ChunkDraft]:
+    """Passages of at most `capacity` tokens in windows of at most `window`, cut at the highest boundary (section, block,
+    sentence, word) that fits.
 
     count: tokens of a text, additive over words divided by white space.
     """
     from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
-    splitter = (MarkdownSplitter if document.markdown else TextSplitter).from_callback(count, capacity)
+    kind = MarkdownSplitter if document.markdown else TextSplitter
+    passages, windows = kind.from_callback(count, capacity), kind.from_callback(count, window)
     headings, pages = _Headings(document), _Pages(document)
+
+    def cut(splitter: MarkdownSplitter | TextSplitter, text: str) -> Iterator[tuple[int, int]]:
+        return _with_their_headings(splitter.chunk_indices(text), document.markdown)
+
     return [
         ChunkDraft(
             ordinal=ordinal,
-            text=document.text[start:end],
-            heading=headings.at(start + _length_of_headings(document, start, end)),
+            text=(text := document.text[start:end]),
+            windows=tuple(cut(windows, text)),
+            heading=headings.at(start + (_length_of_headings(text) if document.markdown else 0)),
             page=pages.at(start),
             start=start,
             end=end,
         )
-        for ordinal, (start, end) in enumerate(_with_their_headings(splitter.chunk_indices(document.text), document))
+        for ordinal, (start, end) in enumerate(cut(passages, document.text))
     ]
 
 
-def _with_their_headings(pieces: list[tuple[int, str]], document: ParsedDocument) -> Iterator[tuple[int, int]]:
+def _with_their_headings(pieces: list[tuple[int, str]], markdown: bool) -> Iterator[tuple[int, int]]:
     """(start, end) of each piece. One that is nothing but headings, because what follows didn't fit, goes with what follows."""
     waiting: int | None = None
-    for index, (start, text) in enumerate(pieces):
-        end = start + len(text)
-        if index + 1 < len(pieces) and _length_of_headings(document, start, end) == len(text):
+    for index, (start, piece) in enumerate(pieces):
+        end = start + len(piece)
+        if markdown and index + 1 < len(pieces) and _length_of_headings(piece) == len(piece):
             waiting = start if waiting is None else waiting
             continue
         yield (start if waiting is None else waiting), end
         waiting = None
 
 
-def search_text(title: str, heading: str, text: str) -> str:
-    """What is embedded and put into the BM25 index: a passage alone often doesn't name what it is about."""
-    prefix = (
-        title if not heading or heading == title else heading if heading.startswith(f"{title} > ") else f"{title} > {heading}"
-    )
-    return f"{prefix[:PREFIX_CHARACTERS]}\n{text}" if prefix else text
+def search_prefix(title: str, heading: str) -> str:
+    """What is embedded and indexed together with a passage: alone it often doesn't name what it is about."""
+    if not heading or heading == title or heading.startswith(f"{title} > "):
+        return (heading or title)[:PREFIX_CHARACTERS]
+    return " > ".join(filter(None, (title, heading)))[:PREFIX_CHARACTERS]
 
 
 def token_counter(encode: Callable[[str], int]) -> Callable[[str], int]:
@@ -82,14 +92,14 @@ def token_counter(encode: Callable[[str], int]) -> Callable[[str], int]:
     return count
 
 
-def _length_of_headings(document: ParsedDocument, start: int, end: int) -> int:
-    """Characters from `start` to the first line that is no heading."""
+def _length_of_headings(text: str) -> int:
+    """Characters before the first line that is no heading; all of them if there is none."""
     length = 0
-    for line in document.text[start:end].split("\n") if document.markdown else ():
+    for line in text.split("\n"):
         if line.strip() and not ATX.match(line):
             return length
         length += len(line) + 1
-    return end - start if document.markdown else 0
+    return len(text)
 
 
 class _Headings:

@@ -3,6 +3,10 @@
 The formula is Okapi's as rank-bm25 has it (Trotman et al., 2014: ATIRE's term weight with Robertson's idf), k1 = 1.5, b = 0.75.
 Robertson's idf is not positive for a term that stands in half of the passages or more; such a term gets a small positive one,
 so that it never counts against a passage and a collection of one passage can be searched.
+
+Each passage is indexed as a document of fields (BM25F; Robertson, Zaragoza & Taylor, 2004): its own words OWN_WEIGHT times, its
+title and headings once, and the words of its neighbours in the document once, since what a passage is about is often said just
+before or after it. What that brings: docs/decisions/0002-retrieval.md.
 """
 
 from __future__ import annotations
@@ -13,13 +17,15 @@ import logging
 import math
 import re
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 K1, B = 1.5, 0.75
+OWN_WEIGHT = 3
 FLOOR = 0.25  # of the mean idf, as rank-bm25's epsilon
 BACKENDS = ("bm25s", "rank_bm25")
 # Words of letters and digits; a script without spaces gives one token a character.
@@ -55,23 +61,46 @@ def tokenize(text: str, language: str) -> list[str]:
     return words if language == "none" else Stemmer.Stemmer(language).stemWords(words)
 
 
-def write_bm25(folder: Path, texts: Sequence[str], language: str) -> None:
-    """Index `texts` (at least one) into the folder: bm25s's own files, and the token ids that rank-bm25 starts from."""
+@dataclass(frozen=True, kw_only=True)
+class Bm25Passage:
+    """Passages of one document follow each other."""
+
+    document: int
+    prefix: str
+    text: str
+
+
+def write_bm25(folder: Path, passages: Sequence[Bm25Passage], language: str) -> None:
+    """Index at least one passage into the folder: bm25s's own files, and the token ids that rank-bm25 starts from."""
     bm25s = _quiet_bm25s()
     vocabulary: dict[str, int] = {}
-    passages = [[vocabulary.setdefault(token, len(vocabulary)) for token in tokenize(text, language)] for text in texts]
+
+    def ids(text: str) -> list[int]:
+        return [vocabulary.setdefault(token, len(vocabulary)) for token in tokenize(text, language)]
+
+    documents = field_tokens([(one.document, ids(one.prefix), ids(one.text)) for one in passages])
     if not vocabulary:  # nothing but punctuation: bm25s can't index an empty vocabulary
-        vocabulary = {"": 0}
-        passages[0] = [0]
+        vocabulary, documents[0] = {"": 0}, [0]
     index = bm25s.BM25(k1=K1, b=B, method="atire", idf_method="robertson")
-    index.index((passages, vocabulary), show_progress=False)
-    starts = np.zeros(len(passages) + 1, np.int64)
-    np.cumsum([len(passage) for passage in passages], out=starts[1:])
-    tokens = np.fromiter((token for passage in passages for token in passage), np.int32, count=starts[-1])
+    index.index((documents, vocabulary), show_progress=False)
+    starts = np.zeros(len(documents) + 1, np.int64)
+    np.cumsum([len(tokens) for tokens in documents], out=starts[1:])
+    tokens = np.fromiter(chain.from_iterable(documents), np.int32, count=starts[-1])
     _raise_frequent_terms(index.scores, tokens, starts)
     index.save(folder, show_progress=False)
     np.save(folder / "tokens.npy", tokens)
     np.save(folder / "token_starts.npy", starts)
+
+
+def field_tokens(passages: Sequence[tuple[int, list[int], list[int]]]) -> list[list[int]]:
+    """The weighted tokens of each passage, from its (document, tokens of the prefix, tokens of the text)."""
+    around = []
+    for row, (document, prefix, own) in enumerate(passages):
+        neighbours = [
+            passages[near][2] for near in (row - 1, row + 1) if 0 <= near < len(passages) and passages[near][0] == document
+        ]
+        around.append(prefix + own * OWN_WEIGHT + list(chain.from_iterable(neighbours)))
+    return around
 
 
 def _raise_frequent_terms(scores: dict, tokens: np.ndarray, starts: np.ndarray) -> None:

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from agents.ingestion.chunking import search_text
-from agents.retrieval.bm25 import write_bm25
+from agents.ingestion.chunking import search_prefix
+from agents.retrieval.bm25 import Bm25Passage, write_bm25
 from agents.retrieval.encoders import Embedder, embed_batches
 from agents.retrieval.files import flush
 
@@ -32,7 +33,7 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexedPassage:
-    """A passage as it goes into an index. `sha256`: of its search text, in hexadecimal."""
+    """A passage as it goes into an index; passages of one document follow each other in their order."""
 
     chunk_id: int
     document_id: int
@@ -43,11 +44,16 @@ class IndexedPassage:
     page: int | None
     start: int
     end: int
-    sha256: str
+    windows: Sequence[Sequence[int]]
 
     @property
-    def search_text(self) -> str:
-        return search_text(self.title, self.heading, self.text)
+    def prefix(self) -> str:
+        return search_prefix(self.title, self.heading)
+
+    def window_texts(self) -> list[str]:
+        """The texts that are embedded, at least one."""
+        parts = [self.text[start:end] for start, end in self.windows] or [self.text]
+        return [f"{self.prefix}\n{part}" if self.prefix else part for part in parts]
 
     def as_line(self) -> bytes:
         """The fields of agents.retrieval.base.Passage that don't depend on a query."""
@@ -56,11 +62,6 @@ class IndexedPassage:
             "text": self.text, "heading": self.heading, "page": self.page, "start": self.start, "end": self.end,
         }  # fmt: skip
         return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
-
-
-def text_hash(text: str) -> str:
-    """SHA-256 of a search text, in hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class VectorCheckpoint:
@@ -108,29 +109,37 @@ def write_index(
     """Fill the empty folder with the index of at least one passage. `known` has vectors by hash; the rest is embedded."""
     import faiss
 
-    hashes = [bytes.fromhex(passage.sha256) for passage in passages]
-    vectors = _vectors(passages, hashes, embedder, known, checkpoint, threads, progress)
+    texts = [passage.window_texts() for passage in passages]
+    hashes = [hashlib.sha256(text.encode()).digest() for windows in texts for text in windows]
+    vectors = _vectors(list(chain.from_iterable(texts)), hashes, embedder, known, checkpoint, threads, progress)
     progress(0.9, "writing the index")
     dense = faiss.IndexFlatIP(embedder.dimensions)
     dense.add(vectors)
     faiss.write_index(dense, str(folder / "dense.faiss"))
-    write_bm25(folder / "bm25", [passage.search_text for passage in passages], language)
+    sparse = [Bm25Passage(document=one.document_id, prefix=one.prefix, text=one.text) for one in passages]
+    write_bm25(folder / "bm25", sparse, language)
     lines = [passage.as_line() for passage in passages]
     (folder / "passages.jsonl").write_bytes(b"".join(lines))
-    offsets = np.zeros(len(lines) + 1, np.int64)
-    np.cumsum([len(line) for line in lines], out=offsets[1:])
-    np.save(folder / "offsets.npy", offsets)
+    np.save(folder / "offsets.npy", _starts(lines))
+    np.save(folder / "windows.npy", _starts(texts))
     np.save(folder / "documents.npy", np.array([passage.document_id for passage in passages], np.int64))
     np.save(folder / "hashes.npy", np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH))
     manifest = {
-        "form": FORM, "passages": len(passages), "language": language, "embedding_model": embedder.name,
-        "dimensions": embedder.dimensions,
+        "form": FORM, "passages": len(passages), "vectors": len(hashes), "most_windows": max(map(len, texts)),
+        "language": language, "embedding_model": embedder.name,
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2))
 
 
+def _starts(parts: Sequence[Sized]) -> np.ndarray:
+    """Where each part begins when they lie one after another, and where the last one ends; int64 (len(parts) + 1,)."""
+    starts = np.zeros(len(parts) + 1, np.int64)
+    np.cumsum([len(part) for part in parts], out=starts[1:])
+    return starts
+
+
 def _vectors(
-    passages: Sequence[IndexedPassage],
+    texts: list[str],
     hashes: list[bytes],
     embedder: Embedder,
     known: dict[bytes, np.ndarray],
@@ -138,19 +147,19 @@ def _vectors(
     threads: int,
     progress: Progress,
 ) -> np.ndarray:
-    """float32 (n, dimensions). Each text that `known` and the checkpoint lack is embedded once."""
+    """float32 (len(texts), dimensions). Each text that `known` and the checkpoint lack is embedded once."""
     known = {**known, **checkpoint.read()}
-    missing = {key: passage for key, passage in zip(hashes, passages, strict=True) if key not in known}
-    keys, texts = list(missing), [passage.search_text for passage in missing.values()]
-    lengths, done = [len(text) for text in texts], 0
+    missing = {key: text for key, text in zip(hashes, texts, strict=True) if key not in known}
+    keys, new = list(missing), list(missing.values())
+    done, total = 0, sum(map(len, new))
     pending: list[tuple[list[bytes], np.ndarray]] = []
-    for rows, vectors in embed_batches(embedder, texts, threads):
+    for rows, vectors in embed_batches(embedder, new, threads):
         pending.append(([keys[row] for row in rows], vectors))
         known.update(zip(*pending[-1], strict=True))
-        done += sum(lengths[row] for row in rows)
+        done += sum(len(new[row]) for row in rows)
         if len(pending) == BATCHES_A_CHECKPOINT:
             _save(checkpoint, pending)
-        progress(0.9 * done / sum(lengths), f"embedding {len(texts):,} passages")
+        progress(0.9 * done / total, f"embedding {len(new):,} texts")
     if pending:
         _save(checkpoint, pending)
     return np.stack([known[key] for key in hashes])

@@ -1,7 +1,7 @@
 """A sentence encoder (BERT in safetensors) to ONNX, quantized to int8 and checked against torch.
 
 Runs as a child process, `python -m agents.retrieval.convert SOURCE TARGET`, so that torch never enters the process that asks.
-Why, and what was measured: docs/decisions/0003-embeddings.md.
+Why, and what was measured: docs/decisions/0002-retrieval.md.
 """
 
 from __future__ import annotations

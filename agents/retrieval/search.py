@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 from django.conf import settings
 
@@ -57,7 +59,7 @@ def _search(build: OpenBuild, removed: np.ndarray, query: str, k: int, method: s
     scores = _bm25_scores(build, query, removed)
     pool = max(pool, k)
     rows = sorted({row for row, _ in _dense(build, vector, pool, removed)}.union(_best(scores, pool)))
-    sparse, dense = scores[rows].astype(np.float64), (build.vectors[rows] @ vector[0]).astype(np.float64)
+    sparse, dense = scores[rows].astype(np.float64), _dense_scores(build, vector, rows)
     fused = fuse(sparse, dense)
     found = [
         (rows[i], {"hybrid": float(fused[i]), "bm25": float(sparse[i]), "dense": float(dense[i])})
@@ -118,10 +120,25 @@ def _query_vector(build: OpenBuild, query: str) -> np.ndarray:
 
 
 def _dense(build: OpenBuild, vector: np.ndarray, k: int, removed: np.ndarray) -> list[tuple[int, float]]:
+    """(row, score) of the k best passages. A passage's score is that of its best window."""
     gone = set(removed.tolist())
-    scores, rows = build.dense.search(vector, min(build.size, k + len(gone)))
-    found = zip(rows[0].tolist(), scores[0].tolist(), strict=True)
-    return [(row, score) for row, score in found if row not in gone][:k]
+    # As many vectors as hold k passages that are still there, whatever the passages.
+    enough = min(build.dense.ntotal, (k + len(gone)) * build.most_windows)
+    scores, windows = build.dense.search(vector, enough)
+    rows = np.searchsorted(build.windows, windows[0], side="right") - 1
+    best: dict[int, float] = {}
+    for row, score in zip(rows.tolist(), scores[0].tolist(), strict=True):
+        if row not in gone:
+            best.setdefault(row, score)
+    return list(islice(best.items(), k))
+
+
+def _dense_scores(build: OpenBuild, vector: np.ndarray, rows: list[int]) -> np.ndarray:
+    """float64 (len(rows),): the score of each passage's best window."""
+    begins, ends = build.windows[rows], build.windows[[row + 1 for row in rows]]
+    windows = np.concatenate([np.arange(begin, end) for begin, end in zip(begins, ends, strict=True)])
+    firsts = np.concatenate([[0], np.cumsum(ends - begins)[:-1]])
+    return np.maximum.reduceat(build.vectors[windows] @ vector[0], firsts).astype(np.float64)
 
 
 def _passages(build: OpenBuild, method: str, found: list[tuple[int, dict[str, float]]]) -> list[Passage]:

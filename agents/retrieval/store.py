@@ -29,9 +29,11 @@ class OpenBuild:
             raise Unavailable(f"The index at {folder} has form {manifest['form']}, not {FORM}: index the collection again.")
         self.folder = folder
         self.size: int = manifest["passages"]
+        self.most_windows: int = manifest["most_windows"]
         self.language: str = manifest["language"]
         self.embedding_model: str = manifest["embedding_model"]
         self.documents: np.ndarray = np.load(folder / "documents.npy", mmap_mode="r")
+        self.windows: np.ndarray = np.load(folder / "windows.npy", mmap_mode="r")
         self._offsets: np.ndarray = np.load(folder / "offsets.npy", mmap_mode="r")
         with (folder / "passages.jsonl").open("rb") as handle:
             self._passages = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
@@ -56,7 +58,7 @@ class OpenBuild:
 
     @cached_property
     def vectors(self) -> np.ndarray:
-        """float32 (size, dimensions), a view of the index's own."""
+        """float32 (vectors, dimensions), a view of the index's own."""
         import faiss
 
         return faiss.rev_swig_ptr(self.dense.get_xb(), self.dense.ntotal * self.dense.d).reshape(self.dense.ntotal, -1)

@@ -134,10 +134,10 @@ def _passages(collection: Collection) -> list[IndexedPassage]:
         Chunk.objects.filter(document__collection=collection)
         .order_by("document_id", "ordinal")
         .values_list(
-            "id", "document_id", "document__title", "document__source", "text", "heading", "page", "start", "end", "sha256"
+            "id", "document_id", "document__title", "document__source", "text", "heading", "page", "start", "end", "windows"
         )
     )
-    names = ("chunk_id", "document_id", "title", "source", "text", "heading", "page", "start", "end", "sha256")
+    names = ("chunk_id", "document_id", "title", "source", "text", "heading", "page", "start", "end", "windows")
     return [IndexedPassage(**dict(zip(names, row, strict=True))) for row in rows.iterator(chunk_size=2000)]
 
 

@@ -16,11 +16,10 @@ from django.utils import timezone
 from adaptrag.common.errors import InvalidInput
 from agents.errors import UnknownCollection
 from agents.ingestion.base import ParsedDocument
-from agents.ingestion.chunking import ChunkDraft, search_text, split, token_counter
+from agents.ingestion.chunking import ChunkDraft, split, token_counter
 from agents.ingestion.parse import parse
 from agents.ingestion.text import clean
 from agents.models import Chunk, Collection, Document
-from agents.retrieval.build import text_hash
 from agents.retrieval.embedding import token_count
 
 LONGEST_SOURCE = 1000
@@ -71,7 +70,7 @@ def file_content(name: str, data: bytes, content_type: str, *, source: str, sha2
 
 
 def chunks_of(parsed: ParsedDocument) -> list[ChunkDraft]:
-    return split(parsed, settings.ADAPTRAG_CHUNK_TOKENS, _counter())
+    return split(parsed, settings.ADAPTRAG_CHUNK_TOKENS, settings.ADAPTRAG_WINDOW_TOKENS, _counter())
 
 
 @functools.cache
@@ -144,7 +143,7 @@ def _chunk(document: Document, draft: ChunkDraft) -> Chunk:
         page=draft.page,
         start=draft.start,
         end=draft.end,
-        sha256=text_hash(search_text(document.title, draft.heading, draft.text)),
+        windows=draft.windows,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from rank_bm25 import BM25Okapi
 
 from agents.models import LANGUAGES
-from agents.retrieval.bm25 import read_bm25, tokenize, write_bm25
+from agents.retrieval.bm25 import Bm25Passage, field_tokens, read_bm25, tokenize, write_bm25
 
 WORDS = [f"word{number}" for number in range(300)]
 
@@ -24,13 +24,18 @@ def corpus() -> list[str]:
 @pytest.fixture(scope="module")
 def folder(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bm25")
-    write_bm25(folder, corpus, "english")
+    write_bm25(folder, passages(*corpus), "english")
     return folder
+
+
+def passages(*texts: str) -> list[Bm25Passage]:
+    """Ten of them in a document, with a title."""
+    return [Bm25Passage(document=number // 10, prefix="title", text=text) for number, text in enumerate(texts)]
 
 
 @pytest.mark.parametrize("backend", ["bm25s", "rank_bm25"])
 def test_scores_agree_with_rank_bm25_for_terms_in_fewer_than_half_of_the_passages(corpus, folder, backend):
-    tokens = [tokenize(text, "english") for text in corpus]
+    tokens = field_tokens([(number // 10, ["titl"], tokenize(text, "english")) for number, text in enumerate(corpus)])
     reference, index = BM25Okapi(tokens), read_bm25(folder, backend)
     frequency = {word: sum(word in set(text) for text in tokens) for word in set().union(*tokens)}
     rare = sorted(word for word, count in frequency.items() if count < len(corpus) / 2)
@@ -45,13 +50,18 @@ def test_a_frequent_term_counts_a_little_and_never_against_a_passage(folder, cor
     frequent, rare = tokenize("word0", "english"), tokenize("word250", "english")
     scores = index.scores(frequent)
     assert 0 < scores.max() < index.scores(rare).max()
-    assert all((score > 0) == ("word0" in text.split()) for score, text in zip(scores, corpus, strict=True))
+    assert (scores[["word0" in text.split() for text in corpus]] > 0).all()
 
 
 @pytest.mark.parametrize("texts", [["A single passage about rain."], ["Rain.", "Rain and wind."], ["Rain.", "Wind.", "Snow."]])
 def test_a_tiny_collection_can_be_searched(tmp_path, texts):
-    write_bm25(tmp_path, texts, "english")
+    write_bm25(tmp_path, passages(*texts), "english")
     assert read_bm25(tmp_path, "bm25s").scores(tokenize("what of the rain?", "english"))[0] > 0
+
+
+def test_a_passage_is_indexed_with_its_title_and_its_neighbours():
+    rows = [(1, [0], [1, 2]), (1, [0], [3]), (1, [0], [4]), (2, [9], [5])]
+    assert field_tokens(rows) == [[0, 1, 2, 1, 2, 1, 2, 3], [0, 3, 3, 3, 1, 2, 4], [0, 4, 4, 4, 3], [9, 5, 5, 5]]
 
 
 def test_unknown_words_and_no_words_score_nothing(folder):
@@ -61,7 +71,7 @@ def test_unknown_words_and_no_words_score_nothing(folder):
 
 
 def test_passages_without_words_are_indexed(tmp_path):
-    write_bm25(tmp_path, ["...", "!?"], "english")
+    write_bm25(tmp_path, [Bm25Passage(document=1, prefix="", text=text) for text in ("...", "!?")], "english")
     assert not read_bm25(tmp_path, "bm25s").scores(tokenize("rain", "english")).any()
 
 

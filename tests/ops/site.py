@@ -43,7 +43,10 @@ class Site:
     def start(self, script: str) -> subprocess.Popen[str]:
         """A Python process with Django set up, running `script`."""
         code = f"import django; django.setup()\n{script}"
-        return subprocess.Popen([sys.executable, "-c", code], env=self.environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            [sys.executable, "-c", code], env=self.environment, cwd=ROOT, stdin=pipe, stdout=pipe, text=True
+        )
 
     def copy(self, folder: Path) -> Site:
         shutil.copytree(self.folder, folder)
