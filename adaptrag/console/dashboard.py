@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Avg, Count, Q
-from django.db.models.functions import TruncDay, TruncHour
+from django.db.models import Avg, Case, Count, IntegerField, Q, Value, When
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
@@ -44,6 +43,11 @@ class Period:
         last = timezone.localtime(now).replace(minute=0, second=0, microsecond=0)
         last = last if self.hourly else last.replace(hour=0)
         return [last - self.step * back for back in range(self.buckets - 1, -1, -1)]
+
+    def bucket(self, field: str, starts: list[datetime]) -> Case:
+        """The index of the bucket that a row falls into. Truncating functions cost ten times as much on SQLite."""
+        cases = [When(**{f"{field}__gte": start}, then=Value(index)) for index, start in enumerate(starts)]
+        return Case(*reversed(cases), output_field=IntegerField())
 
     def label(self, start: datetime) -> str:
         return f"{start:%H}:00" if self.hourly else f"{start.day} {start:%b}"
@@ -107,20 +111,17 @@ def _traffic(period: Period) -> dict[str, Any]:
     now = timezone.now()
     starts = period.starts(now)
     since = starts[0]
-    place = {start: index for index, start in enumerate(starts)}
-    trunc = TruncHour if period.hourly else TruncDay
     inside = Interaction.objects.filter(created_at__gte=since).order_by()
-    counts = inside.annotate(bucket=trunc("created_at")).values_list("bucket", "variant__name")
+    counts = inside.annotate(bucket=period.bucket("created_at", starts)).values_list("bucket", "variant__name")
     by_agent: dict[str, list[int]] = {}
     failed = 0
     for bucket, name, n, failures in counts.annotate(n=Count("pk"), failures=Count("pk", filter=Q(state="failed"))):
         failed += failures
-        if bucket in place:
-            by_agent.setdefault(name, [0] * len(starts))[place[bucket]] += n
+        by_agent.setdefault(name, [0] * len(starts))[bucket] += n
     total = sum(map(sum, by_agent.values()))
     before = Interaction.objects.filter(created_at__lt=since, created_at__gte=since - period.step * period.buckets).count()
     labels = [period.label(start) for start in starts]
-    rewards = _rewards(since, trunc, starts)
+    rewards = _rewards(period, starts)
     return {
         "total": total,
         "before": before,
@@ -138,12 +139,12 @@ def _traffic(period: Period) -> dict[str, Any]:
     }
 
 
-def _rewards(since: datetime, trunc: Any, starts: list[datetime]) -> list[Estimate]:
+def _rewards(period: Period, starts: list[datetime]) -> list[Estimate]:
     """The mean reward of what was asked in each bucket."""
-    rows = Pull.objects.filter(at__gte=since).order_by().annotate(bucket=trunc("at")).values_list("bucket")
+    rows = Pull.objects.filter(at__gte=starts[0]).order_by().annotate(bucket=period.bucket("at", starts)).values_list("bucket")
     found = {bucket: (n, mean) for bucket, n, mean in rows.annotate(n=Count("pk"), mean=Avg("value"))}
-    counts = [found.get(start, (0, 0.0))[0] for start in starts]
-    return mean_rewards([n * found[start][1] if n else 0.0 for start, n in zip(starts, counts, strict=True)], counts)
+    figures = [found.get(index, (0, 0.0)) for index in range(len(starts))]
+    return mean_rewards([n * mean for n, mean in figures], [n for n, _ in figures])
 
 
 def _overall(since: datetime) -> Estimate:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from django import forms
 from django.contrib import admin
-from django.db.models import CharField, OuterRef, QuerySet, Subquery
+from django.db.models import CharField, Count, OuterRef, QuerySet, Subquery, Sum
 from django.db.models.fields.json import KT
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.html import format_html
 from unfold.contrib.inlines.admin import NonrelatedTabularInline
 from unfold.contrib.inlines.forms import NonrelatedInlineModelFormSet
@@ -19,9 +23,13 @@ from unfold.views import ChangeList
 from agents.admin import AgentVariantAdmin
 from agents.classifier import CATEGORIES
 from agents.models import AgentVariant
-from rewards.leaderboard import leaderboard
-from rewards.models import Interaction, PriorReward
+from rewards.bandit import ArmEvidence
+from rewards.bandit.posterior import beta_posterior, credible_interval
+from rewards.leaderboard import ENOUGH, leaderboard
+from rewards.models import BanditArm, Interaction, PriorReward
 from rewards.services import prior_set
+
+TRAFFIC_PERIOD = timedelta(days=7)
 
 
 class PriorFormSet(NonrelatedInlineModelFormSet):
@@ -79,14 +87,45 @@ class PriorInline(NonrelatedTabularInline):
         return formset
 
 
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """A variant's mean reward over all categories with its 95 % interval, and its share of the recent traffic."""
+
+    n: int
+    mean: float | None
+    low: float | None
+    high: float | None
+    share: float | None
+
+
+def learned(variants: Sequence[int]) -> dict[int, Learned]:
+    """By variant id. Two queries; the leaderboard's latencies would read every interaction there is."""
+    arms = BanditArm.objects.filter(variant__in=variants).order_by().values_list("variant")
+    sums = {pk: (round(n), total) for pk, n, total in arms.annotate(n=Sum("pulls"), total=Sum("total"))}
+    recent = Interaction.objects.filter(created_at__gte=timezone.now() - TRAFFIC_PERIOD).exclude(mode=Interaction.Mode.COMPARE)
+    asked = dict(recent.order_by().values_list("variant").annotate(n=Count("pk")))
+    counts = [sums.get(pk, (0, 0.0))[0] for pk in variants]
+    totals = [min(max(sums.get(pk, (0, 0.0))[1], 0.0), n) for pk, n in zip(variants, counts, strict=True)]
+    if not variants:
+        return {}
+    lows, highs = credible_interval(*beta_posterior(ArmEvidence(pulls=counts, totals=totals)))
+    figures = {}
+    for pk, n, total, low, high in zip(variants, counts, totals, lows, highs, strict=True):
+        mean = total / n if n else None
+        interval = (None, None) if mean is None else (min(float(low), mean), max(float(high), mean))
+        share = asked.get(pk, 0) / sum(asked.values()) if asked else None
+        figures[pk] = Learned(n=n, mean=mean, low=interval[0], high=interval[1], share=share)
+    return figures
+
+
 class LearnedChangeList(ChangeList):
-    """Puts the leaderboard's overall figures beside the agents of the page."""
+    """Puts what was learned beside the agents of the page."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
-        rows = {row.variant_id: row for row in leaderboard() if row.category is None}
+        figures = learned([variant.pk for variant in self.result_list])
         for variant in self.result_list:
-            variant.learned = rows.get(variant.pk)
+            variant.learned = figures[variant.pk]
 
 
 @admin.register(AgentVariant)
@@ -123,21 +162,23 @@ class LearningAgentAdmin(AgentVariantAdmin):
             error_message=Subquery(failed.annotate(said=KT("error__message")).values("said")[:1], output_field=CharField()),
         )  # fmt: skip
 
-    @display(description="Traffic")
+    @display(description="Traffic, 7 days")
     def traffic(self, variant: AgentVariant) -> str:
-        row = variant.learned
-        if row is None or not row.interactions:
+        share = variant.learned.share
+        if not share:
             return "–"
         url = f"{reverse('admin:rewards_interaction_changelist')}?agent={variant.name}"
-        return format_html('<a class="text-link ar-num" href="{}">{} %</a>', url, f"{100 * row.traffic_share:.0f}")
+        return format_html('<a class="text-link ar-num" href="{}">{} %</a>', url, f"{100 * share:.0f}")
 
     @display(description="Mean reward, 95 %")
     def mean_reward(self, variant: AgentVariant) -> str:
         row = variant.learned
-        if row is None or row.mean is None:
+        if row.mean is None:
             return "not enough data"
         interval = f"{row.mean:.2f} ({row.low:.2f} to {row.high:.2f}), n {row.n}"
-        return format_html('<span class="ar-num ar-nowrap">{}</span>{}', interval, "" if row.enough else ", not enough data")
+        return format_html(
+            '<span class="ar-num ar-nowrap">{}</span>{}', interval, "" if row.n >= ENOUGH else ", not enough data"
+        )
 
     @display(description="Last error")
     def last_error(self, variant: AgentVariant) -> str:
