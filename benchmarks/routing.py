@@ -1,7 +1,7 @@
 """Routing: one decision of the bandit in process, policy, priors and evidence read from the database each time.
 
-A site of its own in a temporary folder (SQLite), no model call; each agent is at its second revision, so that every decision
-walks inherited evidence too.
+A site of its own in a temporary folder (SQLite), no model call. With more than one revision of each agent, decisions walk
+inherited evidence too.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ class BenchmarkFailed(AdaptRAGError):
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agents", type=int, default=20, help="agents to choose among (20)")
     parser.add_argument("--categories", type=int, default=10, help="categories with evidence and priors (10)")
+    parser.add_argument("--revisions", type=int, default=1, help="revisions of each agent, the newest live (1)")
     parser.add_argument("--decisions", type=int, default=1000, help="decisions of each policy (1000)")
 
 
 def run(options: dict[str, Any], progress: Callable[[float, str], Any]) -> list[dict[str, Any]]:
-    """Rows {policy, agents, categories, p50_ms, p95_ms, decisions}, and one of the query alone."""
+    """Rows {measured, p50_ms, p95_ms, agents, categories, revisions, decisions}: a policy each, and the query alone."""
     progress(0.1, "making a site and routing")
     with tempfile.TemporaryDirectory(prefix="adaptrag-routing-") as folder:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ADAPTRAG_", "DATABASE_URL"))}
         environment = inherited | {"ADAPTRAG_DATA_DIR": folder, "DJANGO_SETTINGS_MODULE": "adaptrag.settings"}
-        numbers = [str(options[name]) for name in ("agents", "categories", "decisions")]
+        numbers = [str(options[name]) for name in ("agents", "categories", "revisions", "decisions")]
         command = [sys.executable, "-m", "benchmarks.routing", *numbers]
         done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -48,7 +49,7 @@ def run(options: dict[str, Any], progress: Callable[[float, str], Any]) -> list[
     return json.loads(done.stdout)
 
 
-def measure(agents: int, categories: int, decisions: int) -> list[dict[str, Any]]:
+def measure(agents: int, categories: int, revisions: int, decisions: int) -> list[dict[str, Any]]:
     """Fill an empty site and time decisions on it."""
     import django
     from django.core.management import call_command
@@ -61,31 +62,36 @@ def measure(agents: int, categories: int, decisions: int) -> list[dict[str, Any]
     from rewards.selectors import decision_state
     from rewards.services import policy_activate, policy_save
 
-    variants, names = _fill(agents, categories), [f"category {i}" for i in range(categories)]
+    variants, names = _fill(agents, categories, revisions), [f"category {i}" for i in range(categories)]
     rows = []
     for kind in POLICIES:
         policy_activate(policy_save(RoutingPolicy(name=f"benchmark {kind}", kind=kind)))
         rows.append({"measured": kind, **_timed(lambda i: BanditRouter().route(names[i % categories], variants), decisions)})
     rows.append({"measured": "its query alone", **_timed(lambda i: decision_state(names[i % categories], variants), decisions)})
-    return [row | {"agents": agents, "categories": categories, "decisions": decisions} for row in rows]
+    size = {"agents": agents, "categories": categories, "revisions": revisions, "decisions": decisions}
+    return [row | size for row in rows]
 
 
-def _fill(agents: int, categories: int) -> list[Any]:
+def _fill(agents: int, categories: int, revisions: int) -> list[Any]:
     from agents.models import AgentVariant
     from rewards.models import BanditArm, PriorReward
 
     dice = random.Random(0)
-    variants = []
+    names = [f"category {i}" for i in range(categories)]
+    live = []
     for number in range(agents):
-        first = AgentVariant.objects.create(name=f"agent{number}", strategy="naive_rag", state="retired")
-        second = AgentVariant.objects.create(name=first.name, strategy="naive_rag", revision=2, predecessor=first)
-        for category in (f"category {i}" for i in range(categories)):
-            PriorReward.objects.create(category=category, agent_name=first.name, pulls=5, total=dice.uniform(1, 4))
-            for variant in (first, second):
+        variant = None
+        for revision in range(1, revisions + 1):
+            variant = AgentVariant.objects.create(
+                name=f"agent{number}", strategy="naive_rag", revision=revision, predecessor=variant
+            )
+            for category in names:
                 pulls = dice.randint(0, 300)
                 BanditArm.objects.create(category=category, variant=variant, pulls=pulls, total=pulls * dice.uniform(0.4, 0.8))
-        variants.append(second)
-    return variants
+        for category in names:
+            PriorReward.objects.create(category=category, agent_name=variant.name, pulls=5, total=dice.uniform(1, 4))
+        live.append(variant)
+    return live
 
 
 def _timed(decide: Callable[[int], Any], decisions: int) -> dict[str, float]:
@@ -99,4 +105,4 @@ def _timed(decide: Callable[[int], Any], decisions: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    json.dump(measure(*map(int, sys.argv[1:4])), sys.stdout)
+    json.dump(measure(*map(int, sys.argv[1:5])), sys.stdout)
