@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import prometheus_client
 from django.conf import settings
-from django.http import Http404, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django_prometheus.exports import ExportToDjangoView
+from django_prometheus.middleware import Metrics
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.views import APIView
@@ -16,6 +19,7 @@ from adaptrag.api.errors import ClientGone
 from adaptrag.api.permissions import HasScope
 from adaptrag.common.errors import AdaptRAGError
 
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
 
 QUERIES = prometheus_client.Counter("adaptrag_queries", "Questions answered.", ["agent", "category", "mode"])
@@ -24,6 +28,27 @@ SECONDS = prometheus_client.Histogram("adaptrag_answer_seconds", "From question 
 FALLBACKS = prometheus_client.Counter("adaptrag_fallbacks", "Answers by another chat model than the agent's own.", ["agent"])
 TOKENS = prometheus_client.Counter("adaptrag_tokens", "Tokens as the backends counted them.", ["agent", "kind"])
 FEEDBACK = prometheus_client.Counter("adaptrag_feedback", "Ratings received.", ["source", "outcome"])
+
+
+class RequestMetricsMiddleware:
+    """Requests by view, method and status, and their times: the two of django-prometheus's twenty metrics that tell something
+    here. All of them cost 0.2 ms a request."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+        self.metrics = Metrics.get_instance()
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        begun = time.perf_counter()
+        response = self.get_response(request)
+        view = (request.resolver_match and request.resolver_match.view_name) or "<unnamed view>"
+        method = request.method if request.method in METHODS else "<invalid method>"
+        self.metrics.requests_latency_by_view_method.labels(view, method).observe(time.perf_counter() - begun)
+        self.metrics.responses_by_status_view_method.labels(str(response.status_code), view, method).inc()
+        return response
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> None:
+        self.metrics.exceptions_by_type.labels(type(exception).__name__).inc()
 
 
 def count_query(result: Any) -> None:
