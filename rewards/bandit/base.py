@@ -117,6 +117,8 @@ class BasePolicy:
 
     kind: ClassVar[str]
     half_life: ClassVar[float | None] = None
+    reads_elsewhere: ClassVar[bool] = False
+    reads_question: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):

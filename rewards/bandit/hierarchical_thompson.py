@@ -46,6 +46,7 @@ class HierarchicalThompson(BasePolicy):
     """
 
     kind: ClassVar[str] = "hierarchical_thompson"
+    reads_elsewhere: ClassVar[bool] = True
     mass: float = parameter(30.0, high=1e6, help="Weight of an arm's mean elsewhere, in rewards; 0 learns it.")
     population: float = parameter(10.0, low=0.1, high=1e6, help="Weight of the mean of all arms, in rewards.")
     exploration: float = parameter(0.4, low=0.05, high=2.0, help="Spread of the posteriors; 1 is Thompson sampling proper.")
