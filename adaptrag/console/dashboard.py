@@ -16,7 +16,7 @@ from adaptrag.common.models import Job
 from adaptrag.common.selectors import queue_status
 from adaptrag.console.charts import band_chart, stacked_bars
 from adaptrag.console.figures import Estimate, mean_rewards, percentile, proportion
-from agents.models import Document
+from agents.models import AgentVariant, Document
 from agents.selectors import live_variants
 from rewards.models import Interaction, Pull, Reward
 
@@ -112,12 +112,14 @@ def _traffic(period: Period) -> dict[str, Any]:
     starts = period.starts(now)
     since = starts[0]
     inside = Interaction.objects.filter(created_at__gte=since).order_by()
-    counts = inside.annotate(bucket=period.bucket("created_at", starts)).values_list("bucket", "variant__name")
+    counts = inside.annotate(bucket=period.bucket("created_at", starts)).values_list("bucket", "variant")
     by_agent: dict[str, list[int]] = {}
     failed = 0
-    for bucket, name, n, failures in counts.annotate(n=Count("pk"), failures=Count("pk", filter=Q(state="failed"))):
+    rows = list(counts.annotate(n=Count("*"), failures=Count("state", filter=Q(state=Interaction.State.FAILED))))
+    names = dict(AgentVariant.objects.filter(pk__in={variant for _, variant, _, _ in rows}).values_list("pk", "name"))
+    for bucket, variant, n, failures in rows:
         failed += failures
-        by_agent.setdefault(name, [0] * len(starts))[bucket] += n
+        by_agent.setdefault(names[variant], [0] * len(starts))[bucket] += n
     total = sum(map(sum, by_agent.values()))
     before = Interaction.objects.filter(created_at__lt=since, created_at__gte=since - period.step * period.buckets).count()
     labels = [period.label(start) for start in starts]

@@ -103,7 +103,7 @@ def learned(variants: Sequence[int]) -> dict[int, Learned]:
     arms = BanditArm.objects.filter(variant__in=variants).order_by().values_list("variant")
     sums = {pk: (round(n), total) for pk, n, total in arms.annotate(n=Sum("pulls"), total=Sum("total"))}
     recent = Interaction.objects.filter(created_at__gte=timezone.now() - TRAFFIC_PERIOD).exclude(mode=Interaction.Mode.COMPARE)
-    asked = dict(recent.order_by().values_list("variant").annotate(n=Count("pk")))
+    asked = dict(recent.order_by().values_list("variant").annotate(n=Count("*")))
     counts = [sums.get(pk, (0, 0.0))[0] for pk in variants]
     totals = [min(max(sums.get(pk, (0, 0.0))[1], 0.0), n) for pk, n in zip(variants, counts, strict=True)]
     if not variants:

@@ -9,6 +9,7 @@ from django.utils import timezone
 from adaptrag.api.services import key_create
 from adaptrag.common.models import Job
 from adaptrag.console.dashboard import PERIODS
+from agents.models import AgentVariant
 from rewards.leaderboard import ENOUGH, leaderboard
 from rewards.models import BanditArm, Interaction, PriorReward, Pull, RoutingPolicy
 from rewards.selectors import active_policy
@@ -129,7 +130,9 @@ def test_a_rating_changes_the_leaderboard(operator_client, history):
 
 
 def test_enough_ratings_are_no_longer_called_not_enough(operator_client, history):
-    BanditArm.objects.update(pulls=ENOUGH, total=15, total_squares=12)
+    for variant in AgentVariant.objects.all():
+        figures = {"pulls": ENOUGH, "total": 15, "total_squares": 12}
+        BanditArm.objects.update_or_create(category="factual", variant=variant, defaults=figures)
     page = board(operator_client).content.decode()
     assert page.count("not enough data") == 0
 
