@@ -6,6 +6,6 @@ class AgentsConfig(AppConfig):
     verbose_name = "Agents and documents"
 
     def ready(self) -> None:
-        from agents import signals, tasks  # noqa: F401 the receivers connect on import
+        from agents import checks, signals, tasks  # noqa: F401 checks and receivers register on import
 
         tasks.register_jobs()

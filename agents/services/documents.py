@@ -21,7 +21,7 @@ from agents.ingestion.parse import check_size, limits
 from agents.models import Collection, Document
 from agents.retrieval.files import write_whole
 from agents.services.collections import collection_refresh
-from agents.services.storing import checked_source, file_content, remove_files, store, upload_path
+from agents.services.storing import checked_source, file_content, holds, remove_files, store, upload_path
 
 UUID_LENGTH = 32
 
@@ -114,7 +114,7 @@ def document_read(document_id: int) -> Document | None:
 def _same_again(document: Document, digest: str, index: bool, user: Any) -> DocumentResult | None:
     """The result if these bytes are there, or on their way; what they still lack is set going. None if they are new."""
     job = None
-    if document.sha256 == digest:
+    if holds(document, digest):
         if document.incoming:
             _set_incoming(document, "", "")
         if index and document.state == Document.State.PENDING:

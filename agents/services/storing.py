@@ -69,6 +69,16 @@ def file_content(name: str, data: bytes, content_type: str, *, source: str, sha2
     )
 
 
+def cut() -> str:
+    """How texts are cut now; documents note how they were, so that adding one again after a change cuts it anew."""
+    return f"{settings.ADAPTRAG_CHUNK_TOKENS}/{settings.ADAPTRAG_WINDOW_TOKENS} tokens"
+
+
+def holds(document: Document, sha256: str) -> bool:
+    """The document has these bytes, cut as they would be now."""
+    return document.sha256 == sha256 and document.metadata.get("cut") == cut()
+
+
 def chunks_of(parsed: ParsedDocument) -> list[ChunkDraft]:
     return split(parsed, settings.ADAPTRAG_CHUNK_TOKENS, settings.ADAPTRAG_WINDOW_TOKENS, _counter())
 
@@ -96,7 +106,7 @@ def store(collection: Collection, contents: Sequence[Content]) -> list[Stored]:
                 Stored(
                     document=document or Document(collection=collection, source=content.source),
                     created=document is None,
-                    changed=document is None or document.sha256 != content.sha256,
+                    changed=document is None or not holds(document, content.sha256),
                 )
             )
         fresh = [(one.document, content) for one, content in zip(stored, contents, strict=True) if one.changed]
@@ -110,7 +120,8 @@ def _write(fresh: Sequence[tuple[Document, Content]]) -> None:
     replaced = [document for document, _ in fresh if document.pk]
     unused = {name for document in replaced for name in (document.file.name, document.incoming.name) if name}
     for document, content in fresh:
-        document.title, document.content_type, document.metadata = content.title, content.content_type, content.metadata
+        document.title, document.content_type = content.title, content.content_type
+        document.metadata = content.metadata | {"cut": cut()}
         document.file, document.sha256, document.size = content.file, content.sha256, content.size
         document.state, document.error, document.incoming, document.incoming_sha256 = Document.State.PENDING, "", "", ""
         document.updated_at = timezone.now()

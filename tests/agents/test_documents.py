@@ -75,6 +75,16 @@ def test_the_same_bytes_change_nothing(collection, add, settings):
     assert (IndexBuild.objects.count(), list(Chunk.objects.values_list("id")), uploads(settings)) == (builds, chunks, files)
 
 
+def test_the_same_bytes_are_cut_anew_when_the_size_of_passages_changed(collection, add, settings):
+    text = " ".join(f"Sentence {number} tells of the weather." for number in range(40)).encode()
+    before = add("long.txt", text).document.chunks.count()
+    settings.ADAPTRAG_CHUNK_TOKENS, settings.ADAPTRAG_WINDOW_TOKENS = 32, 16
+    again = add("long.txt", text)
+    assert (again.created, again.changed) == (False, True)
+    assert again.document.chunks.count() > 2 * before
+    assert add("long.txt", text).changed is False
+
+
 def test_changed_bytes_replace_the_content(collection, add, settings):
     old = add("weather.md", RAIN).document
     result = add("weather.md", WIND)

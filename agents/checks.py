@@ -1,0 +1,48 @@
+"""System checks of the settings of documents and retrieval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, register
+
+from agents.retrieval.bm25 import BACKENDS
+from agents.retrieval.embedding import EMBEDDING_BACKENDS, LONGEST_PASSAGE
+
+LOWEST = {
+    "ADAPTRAG_WINDOW_TOKENS": 8,
+    "ADAPTRAG_CHUNK_TOKENS": 16,
+    "ADAPTRAG_MAX_PAGES": 1,
+    "ADAPTRAG_MAX_EXPANDED_BYTES": 1,
+    "ADAPTRAG_MAX_DOCUMENT_CHARS": 1,
+    "ADAPTRAG_PARSE_SECONDS": 1,
+    "ADAPTRAG_PARSE_MEMORY_BYTES": 200_000_000,
+    "ADAPTRAG_INLINE_BYTES": 0,
+    "ADAPTRAG_INLINE_CHUNKS": 0,
+    "ADAPTRAG_INLINE_COLLECTION_CHUNKS": 0,
+    "ADAPTRAG_EMBEDDING_THREADS": 1,
+}
+WORDS = {"ADAPTRAG_BM25_BACKEND": BACKENDS, "ADAPTRAG_EMBEDDING_BACKEND": EMBEDDING_BACKENDS}
+
+
+@register("agents")
+def check_documents(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
+    """agents.E001 number out of range, E002 unknown word, E003 no such folder."""
+    found: list[CheckMessage] = []
+
+    def error(number: int, name: str, hint: str) -> None:
+        found.append(Error(f"{name} is {getattr(settings, name)!r}.", hint=hint, id=f"agents.E{number:03}"))
+
+    for name, least in LOWEST.items():
+        if getattr(settings, name) < least:
+            error(1, name, f"The least that works is {least:,}.")
+    if settings.ADAPTRAG_WINDOW_TOKENS > LONGEST_PASSAGE:
+        error(1, "ADAPTRAG_WINDOW_TOKENS", f"The embedding model reads {LONGEST_PASSAGE} tokens besides a title; set no more.")
+    for name, words in WORDS.items():
+        if getattr(settings, name) not in words:
+            error(2, name, f"Use one of {', '.join(words)}.")
+    if settings.ADAPTRAG_EMBEDDING_MODEL and not Path(settings.ADAPTRAG_EMBEDDING_MODEL).expanduser().is_dir():
+        error(3, "ADAPTRAG_EMBEDDING_MODEL", "Give the folder of a sentence encoder, or nothing for the shipped one.")
+    return found
