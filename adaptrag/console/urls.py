@@ -3,6 +3,7 @@
 from django.contrib import admin
 from django.contrib.auth import views as auth_views
 from django.urls import path
+from django.views.generic import RedirectView
 
 from adaptrag.console import leaderboard, views
 
@@ -13,6 +14,8 @@ urlpatterns = [
     path("answers/<uuid:interaction_id>/rating/", views.rate, name="rate"),
     path("sources/<int:chunk_id>/", views.source, name="source"),
     path("login/", views.login, name="login"),
+    # One login page for everybody; it says so to those who are signed in and may not enter the admin.
+    path("admin/login/", RedirectView.as_view(pattern_name="login", query_string=True)),
     path("logout/", auth_views.LogoutView.as_view(), name="logout"),
     path("admin/leaderboard/", admin.site.admin_view(leaderboard.leaderboard_page), name="admin_leaderboard"),
     path("admin/leaderboard/reset/", admin.site.admin_view(leaderboard.reset_page), name="admin_learning_reset"),

@@ -142,9 +142,9 @@
   // The finished answer as the server renders it: sources, reason, rating form.
   async function showFinished(parts, interaction) {
     const response = await fetch(`${page.dataset.answerUrl.replace(conversation, interaction)}?conversation=${conversation}`, { credentials: "same-origin" });
-    if (!response.ok) return;
+    if (!response.ok) return null;
     const made = new DOMParser().parseFromString(await response.text(), "text/html").querySelector(".turn");
-    if (!made) return;
+    if (!made) return null;
     const follow = atEnd();
     parts.turn.replaceWith(document.adoptNode(made));
     made.querySelectorAll("form.rate").forEach(showSlider);
@@ -168,6 +168,7 @@
     let interaction = null;
     let finished = false;
     let failure = null;
+    let logged = false; // the failure stands in the log, so the server can show it
     setRunning(controller);
     say("Looking for an answer.");
     try {
@@ -192,6 +193,7 @@
             interaction = data.interaction_id;
           } else if (name === "error") {
             failure = data.error.message;
+            logged = Boolean(data.error.details?.interaction_id);
           }
         });
         if (!finished && !failure) failure = "The connection broke before the answer was complete.";
@@ -203,7 +205,7 @@
     setRunning(null);
     if (interaction) remember(text);
     if (failure) {
-      showFailure(parts, failure, text);
+      if (!logged || !(await showFinished(parts, interaction))) showFailure(parts, failure, text);
       say(`No answer: ${failure}`);
     } else {
       const made = await showFinished(parts, interaction);

@@ -39,6 +39,17 @@ def test_people_sign_in_and_out_by_form(client, reader):
     assert client.get(reverse("chat")).status_code == 302
 
 
+def test_the_admin_shares_the_login_page(client, reader, superuser):
+    page = client.get(reverse("admin:index"), follow=True)
+    assert page.redirect_chain[-1][0] == "/login/?next=%2Fadmin%2F"
+    assert (
+        client.post(page.request["PATH_INFO"], {"username": "olga", "password": "pw", "next": "/admin/"})["Location"]
+        == "/admin/"
+    )
+    client.force_login(reader)
+    assert "rita may not open that page." in client.get(reverse("admin:index"), follow=True).content.decode()
+
+
 def test_asking_without_javascript_leads_to_the_answer(reader_client, library, agents):
     response = ask(reader_client)
     assert response.status_code == 200
@@ -96,6 +107,13 @@ def test_a_failed_answer_is_told_and_can_be_asked_again(reader_client, library):
     assert Interaction.objects.get().state == "failed"
     assert 'class="retry"' in page
     assert 'class="rate"' not in page
+
+
+def test_only_those_who_may_read_the_log_get_a_link_into_it(client, reader, superuser, library, agents):
+    for user, linked in ((reader, False), (superuser, True)):
+        client.force_login(user)
+        page = ask(client).content.decode()
+        assert ("/admin/rewards/interaction/" in page) == linked
 
 
 def test_an_empty_site_says_what_to_do_first(client, reader, superuser):
