@@ -120,7 +120,7 @@ class CollectionAdmin(ModelAdmin):
         return redirect(back)
 
     def _start(self, request: HttpRequest, collection: Collection, words: str) -> None:
-        job = collection_index_enqueue(collection, user=request.user)
+        job = collection_index_enqueue(collection, user=request.user, force=True)
         url = reverse("admin:common_job_change", args=[job.pk])
         messages.success(request, format_html('{} <a href="{}" class="text-link">Watch the job</a>', words, url))
 

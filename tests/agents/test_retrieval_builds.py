@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -207,10 +206,9 @@ call_command("ingest", {str(notes)!r})
     assert site.rows("SELECT state FROM agents_indexbuild ORDER BY id") == [("ready",), ("building",)]
     asker = site.start(ASK)
     assert asker.communicate("subject0\nsubject5\n", timeout=60)[0].split("\n")[:2] == ["0 False", "- False"]
-    begun = time.monotonic()
+    assert list((site.folder / "indexes" / "1").glob("*.part"))
     result = site.must("ingest", str(notes))
-    assert (result["unchanged"], result["documents"]) == (40, 41)
-    assert time.monotonic() - begun < 60
+    assert (result["unchanged"], result["documents"]) == (40, 40)
     assert site.rows("SELECT state FROM agents_indexbuild ORDER BY id") == [("ready",), ("failed",), ("ready",)]
     assert site.rows("SELECT DISTINCT state FROM agents_document") == [("ready",)]
     folders = [path.name for path in (site.folder / "indexes" / "1").iterdir() if path.is_dir()]
