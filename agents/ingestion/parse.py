@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -15,6 +16,8 @@ from agents.ingestion.base import MARKDOWN, TEXT, Limits, ParsedDocument
 from agents.ingestion.text import parse_markdown, parse_text
 
 ROOT = Path(__file__).resolve().parents[2]
+# What Python needs to start; keys and passwords of the site stay out of the process that opens foreign files.
+PASSED_ON = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 
 
 def limits() -> Limits:
@@ -62,8 +65,11 @@ def parse(name: str, data: bytes, content_type: str, bounds: Limits | None = Non
 
 def _in_child(name: str, data: bytes, content_type: str, bounds: Limits) -> ParsedDocument:
     command = [sys.executable, "-m", "agents.ingestion.child", content_type, name, json.dumps(asdict(bounds))]
+    environment = {name: value for name, value in os.environ.items() if name in PASSED_ON}
     try:
-        done = subprocess.run(command, input=data, capture_output=True, timeout=bounds.seconds, cwd=ROOT, check=False)
+        done = subprocess.run(
+            command, input=data, capture_output=True, timeout=bounds.seconds, cwd=ROOT, env=environment, check=False
+        )
     except subprocess.TimeoutExpired:
         raise DocumentRejected(_too_slow(name, bounds), name=name) from None
     if done.returncode == 0:

@@ -24,6 +24,7 @@ from agents.retrieval.embedding import embedder
 from agents.retrieval.encoders import Embedder
 from agents.retrieval.files import folder_bytes, locked, made_aside
 from agents.retrieval.store import open_build
+from agents.services.storing import sweep_uploads
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ def collection_index(
             raise
         checkpoint.remove()
         _remove_old_builds(collection)
+        sweep_uploads(collection)
         progress(1.0, f"{len(passages):,} passages indexed")
         collection.refresh_from_db()
         return collection.current_build

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from django.conf import settings
@@ -23,6 +24,7 @@ from agents.models import Chunk, Collection, Document
 from agents.retrieval.embedding import token_count
 
 LONGEST_SOURCE = 1000
+ORPHAN_AGE = 24 * 3600  # seconds; a younger file may belong to an upload that is under way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +167,17 @@ def content_changed(collection_id: int) -> None:
 
 def upload_path(file: str) -> Path:
     return Path(settings.MEDIA_ROOT) / file
+
+
+def sweep_uploads(collection: Collection) -> None:
+    """Remove files that a process put there and died before it stored their document."""
+    folder = upload_path(f"documents/{collection.pk}")
+    if not folder.is_dir():
+        return
+    named = {PurePosixPath(name).name for pair in collection.documents.values_list("file", "incoming") for name in pair if name}
+    for path in folder.iterdir():
+        if path.name not in named and path.stat().st_mtime < time.time() - ORPHAN_AGE:
+            path.unlink(missing_ok=True)
 
 
 def remove_files(names: set[str]) -> None:

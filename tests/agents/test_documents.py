@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -187,6 +189,16 @@ def test_nothing_is_kept_when_the_database_fails(collection, add, settings, monk
         add("rain.md", RAIN)
     assert uploads(settings) == []
     assert not Document.objects.exists()
+
+
+def test_files_that_a_dead_process_left_are_swept_away_in_time(collection, add, settings):
+    kept = add("rain.md", RAIN).document
+    folder = Path(kept.file.path).parent
+    for name, age in (("old-orphan.md", 2 * 24 * 3600), ("under-way.md", 0), (Path(kept.file.path).name, 2 * 24 * 3600)):
+        (folder / name).touch()
+        os.utime(folder / name, (time.time() - age,) * 2)
+    add("wind.md", WIND)
+    assert {path.name.rpartition("-")[2] for path in uploads(settings)} == {"rain.md", "wind.md", "way.md"}
 
 
 def test_a_large_file_is_read_and_indexed_by_a_job(collection, add, settings):

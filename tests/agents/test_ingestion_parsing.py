@@ -119,6 +119,16 @@ def test_a_parser_that_takes_too_much_memory_is_stopped():
         parse("huge.html", page, HTML, within(memory_bytes=150_000_000))
 
 
+def test_the_process_that_opens_foreign_files_has_no_secrets(monkeypatch):
+    from agents.ingestion import parse as module
+
+    given, run = {}, module.subprocess.run
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setattr(module.subprocess, "run", lambda *words, **options: given.update(options) or run(*words, **options))
+    assert parse("page.html", b"<p>Text.</p>", HTML, LIMITS).text == "Text."
+    assert "sk-secret" not in given["env"].values()
+
+
 def test_a_parser_that_takes_too_long_is_stopped():
     page = b"<p>" + b"<b>x</b>" * 400_000
     begun = time.monotonic()
