@@ -85,6 +85,16 @@ class SourceSerializer(serializers.Serializer):
     rank = serializers.IntegerField()
     retriever = serializers.CharField()
     scores = serializers.DictField(child=serializers.FloatField())
+    used = serializers.BooleanField(help_text="Whether it stood in the prompt of the answer.")
+
+
+class CandidateSerializer(serializers.Serializer):
+    agent = serializers.CharField()
+    revision = serializers.IntegerField()
+    variant_id = serializers.IntegerField()
+    probability = serializers.FloatField()
+    pulls = serializers.FloatField(help_text="What the policy saw, priors and inherited evidence included.")
+    mean = serializers.FloatField(allow_null=True)
 
 
 class RoutingSerializer(serializers.Serializer):
@@ -92,7 +102,7 @@ class RoutingSerializer(serializers.Serializer):
     policy_revision = serializers.IntegerField(allow_null=True)
     mode = serializers.ChoiceField(choices=Interaction.Mode.values)
     propensity = serializers.FloatField(allow_null=True, help_text="Probability with which the policy picked this agent.")
-    candidates = serializers.ListField(child=serializers.DictField(), help_text="Each agent with its probability.")
+    candidates = CandidateSerializer(many=True)
 
 
 class UsageSerializer(serializers.Serializer):

@@ -1,6 +1,7 @@
 """GET /api/health and /metrics; the settings' checks."""
 
 import os
+import socket
 import subprocess
 import sys
 from datetime import timedelta
@@ -11,6 +12,8 @@ from django.utils import timezone
 from django_q.models import Schedule
 
 from adaptrag.api import health
+from adaptrag.common.processes import process_name
+from agents.llm.model_process import ModelProcess, announce, state_file
 from agents.services import agent_register
 from tests.api.conftest import ROOT, Api
 
@@ -31,13 +34,26 @@ def test_a_site_that_can_answer_is_ready(agents):
     assert set(found) == {"database", "migrations", "index", "model", "queue"}
 
 
-def test_without_the_model_that_every_agent_needs_it_is_not_ready(library, monkeypatch):
+def test_without_the_model_process_that_every_agent_needs_it_is_not_ready(library):
     agent_register(name="local", strategy="naive_rag")
-    monkeypatch.setattr(health, "local_model_state", lambda: "The model process does not answer.")
     status, state, found = parts()
     assert (status, state, found["model"]["status"]) == (503, "down", "down")
+    assert "serve_model" in found["model"]["message"]
     agent_register(name="other", strategy="naive_rag", chat_backend="scripted", chat_options={"answer": "x"})
     assert parts()[:2] == (200, "degraded")
+
+
+def test_a_model_process_must_take_connections(library):
+    agent_register(name="local", strategy="naive_rag")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        announce(ModelProcess(base_url=address, token="t", process=process_name(os.getpid()), model="smollm2"))
+        try:
+            assert parts()[2]["model"]["status"] == "ok"
+            listening.close()
+            assert "no connection" in parts()[2]["model"]["message"]
+        finally:
+            state_file().unlink()
 
 
 def test_a_queue_that_nobody_works_is_told_and_answers_go_on(agents):
