@@ -10,6 +10,7 @@ from django import template
 from django.utils.safestring import SafeString
 
 from adaptrag.console import richtext, wording
+from agents.models import Chunk
 from rewards.models import Interaction
 
 register = template.Library()
@@ -24,6 +25,12 @@ def answer_html(interaction: Interaction) -> SafeString:
 @register.filter
 def marked(text: str, question: str) -> SafeString:
     return richtext.marked(text, question)
+
+
+@register.filter
+def lacks_heading(chunk: Chunk) -> bool:
+    """Whether a passage's heading is not to be read in its first lines anyway."""
+    return bool(chunk.heading) and chunk.heading.rsplit(" > ", 1)[-1] not in chunk.text[:300]
 
 
 @register.filter
