@@ -82,7 +82,7 @@ def _load(source: Path) -> Embedder:
     label = source.name if settings.ADAPTRAG_EMBEDDING_MODEL else SHIPPED_NAME
     if settings.ADAPTRAG_EMBEDDING_BACKEND == "torch":
         digest = hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()
-        return TorchEmbedder(source, f"{label}@{digest[:12]}", settings.ADAPTRAG_EMBEDDING_THREADS)
+        return TorchEmbedder(source, f"{label}@{digest[:12]}")
     folder = converted(source, label)
     manifest = json.loads((folder / MANIFEST).read_text())
     return OnnxEmbedder(source, folder / MODEL, f"{label}@{manifest['weights_sha256'][:12]}")

@@ -94,11 +94,11 @@ class OnnxEmbedder(_BatchedEmbedder):
 class TorchEmbedder(_BatchedEmbedder):
     """The reference, and the way for encoders that the converter doesn't know. Mean-pooled, like every model of this family."""
 
-    def __init__(self, source: Path, name: str = "", threads: int = 1) -> None:
+    def __init__(self, source: Path, name: str = "") -> None:
         import torch
         from transformers import AutoModel
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(1)  # as above; batches run beside each other instead
         self._model = AutoModel.from_pretrained(source, local_files_only=True, use_safetensors=True).eval()
         self._tokens = Tokens(source)
         self.dimensions = self._model.config.hidden_size

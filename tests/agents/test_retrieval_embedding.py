@@ -70,12 +70,15 @@ def test_a_missing_model_names_the_remedy(settings, tmp_path):
 
 
 @pytest.mark.slow
-def test_converted_vectors_are_those_of_torch():
+def test_converted_vectors_are_those_of_torch(settings):
     source = embedding.source_folder()
     expected = TorchEmbedder(source).embed(TEXTS)
     folder = embedding.converted(source, embedding.SHIPPED_NAME)
     cosine = (OnnxEmbedder(source, folder / "model.onnx").embed(TEXTS) * expected).sum(axis=1)
     assert cosine.min() > 0.97
+    name = embedding.embedder().name
+    settings.ADAPTRAG_EMBEDDING_BACKEND = "torch"
+    assert embedding.embedder().name == name  # an index made with one can be searched with the other
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["cosine"]["float32"] > 0.9999
     assert manifest["weights_sha256"].startswith("53aa5117")
@@ -106,10 +109,10 @@ def test_two_processes_convert_once(tmp_path):
     assert sorted(path.suffix for path in (tmp_path / "models").iterdir()) == ["", ".lock"]
 
 
-def test_the_web_process_imports_no_model_library():
+def test_documents_and_search_are_imported_without_any_model_library():
     script = (
         "import sys, django; django.setup()\n"
-        "import agents.retrieval.search, agents.services, adaptrag.urls\n"
+        "import agents.retrieval.search, agents.services, agents.tasks\n"
         "heavy = ('torch', 'transformers', 'faiss', 'onnxruntime', 'bm25s', 'tokenizers')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
