@@ -269,6 +269,12 @@ SPECTACULAR_SETTINGS = {
 CACHES = {"default": _url("ADAPTRAG_CACHE_URL", env.cache_url, "locmemcache://", "redis://127.0.0.1:6379/0")}
 CACHES["default"].setdefault("OPTIONS", {}).setdefault("MAX_ENTRIES", 20_000)
 
+# Chat models ------------------------------------------------------------------------------------------------------
+# Where local models run: auto (the model process; here, where a command runs alone without one), server, inprocess.
+ADAPTRAG_LOCAL_MODEL = env.str("ADAPTRAG_LOCAL_MODEL", default="auto")
+ADAPTRAG_LOCAL_DTYPE = env.str("ADAPTRAG_LOCAL_DTYPE", default="auto")  # auto, fp32, bf16, int8
+ADAPTRAG_LOCAL_THREADS = _number("ADAPTRAG_LOCAL_THREADS", 0)  # 0: measured at start
+
 # Documents and retrieval ------------------------------------------------------------------------------------------
 ADAPTRAG_DEFAULT_COLLECTION = env.str("ADAPTRAG_DEFAULT_COLLECTION", default="default")
 ADAPTRAG_MODELS_DIR = Path(env.str("ADAPTRAG_MODELS_DIR", default=str(DATA_DIR / "models"))).expanduser().resolve()

@@ -8,6 +8,8 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 
+from agents.llm.local import MODES
+from agents.llm.weights import FORMS
 from agents.retrieval.bm25 import BACKENDS
 from agents.retrieval.embedding import EMBEDDING_BACKENDS, LONGEST_PASSAGE
 
@@ -23,8 +25,14 @@ LOWEST = {
     "ADAPTRAG_INLINE_CHUNKS": 0,
     "ADAPTRAG_INLINE_COLLECTION_CHUNKS": 0,
     "ADAPTRAG_EMBEDDING_THREADS": 1,
+    "ADAPTRAG_LOCAL_THREADS": 0,
 }
-WORDS = {"ADAPTRAG_BM25_BACKEND": BACKENDS, "ADAPTRAG_EMBEDDING_BACKEND": EMBEDDING_BACKENDS}
+WORDS = {
+    "ADAPTRAG_BM25_BACKEND": BACKENDS,
+    "ADAPTRAG_EMBEDDING_BACKEND": EMBEDDING_BACKENDS,
+    "ADAPTRAG_LOCAL_MODEL": MODES,
+    "ADAPTRAG_LOCAL_DTYPE": FORMS,
+}
 
 
 @register("agents")

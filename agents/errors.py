@@ -42,6 +42,12 @@ class ChatModelTimeout(ChatModelUnavailable):
     status = 504
 
 
+class PromptTooLong(InvalidInput):
+    """Passages, conversation and question together exceed the chat model's window."""
+
+    code = "prompt_too_long"
+
+
 class AgentFailed(AdaptRAGError):
     """An agent broke in a way that nobody foresaw; the interaction's row and the log hold the details."""
 

@@ -1,0 +1,58 @@
+"""The models that one process holds, by name."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from django.conf import settings
+
+from agents.llm.engine import Engine, Overloaded
+from agents.llm.weights import DEFAULT_MODEL, model_folder
+
+logger = logging.getLogger(__name__)
+
+
+class Engines:
+    """At most `limit` at once; the one that was asked least recently goes first."""
+
+    def __init__(self, limit: int = 2) -> None:
+        self._limit = limit
+        self._engines: dict[str, Engine] = {}
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> Engine:
+        """Raises ChatModelUnavailable where there is no such model, and Overloaded where none makes room for it."""
+        name = name or DEFAULT_MODEL
+        with self._lock:
+            if name in self._engines:
+                self._engines[name] = self._engines.pop(name)
+                return self._engines[name]
+            folder = model_folder(name)
+            if len(self._engines) >= self._limit:
+                self._make_room(name)
+            logger.info("Loading the chat model %s", name)
+            engine = Engine(folder, form=settings.ADAPTRAG_LOCAL_DTYPE, threads=settings.ADAPTRAG_LOCAL_THREADS)
+            self._engines[name] = engine
+            return engine
+
+    def names(self) -> list[str]:
+        return list(self._engines)
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        return {name: engine.describe() for name, engine in list(self._engines.items())}
+
+    def close(self) -> None:
+        with self._lock:
+            while self._engines:
+                self._engines.popitem()[1].close()
+
+    def _make_room(self, newcomer: str) -> None:
+        for name, engine in list(self._engines.items()):
+            if not engine.busy:
+                logger.info("Unloading the chat model %s", name)
+                del self._engines[name]
+                engine.close()
+                return
+        raise Overloaded(f"All loaded chat models are at work, so {newcomer!r} can't be loaded now; try again in a while.")
