@@ -183,6 +183,7 @@ def test_a_damaged_archive_changes_nothing(site, intact, tmp_path, damage):
 @pytest.mark.parametrize("name", ["../outside", "/adaptrag-outside", "data/../../outside"])
 def test_an_archive_cannot_write_outside_the_data_folder(site, tmp_path, name):
     content = b"owned"
+    entry = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
     manifest = {
         "format": 1,
         "created_at": "2026-01-01T00:00:00+00:00",
@@ -191,7 +192,7 @@ def test_an_archive_cannot_write_outside_the_data_folder(site, tmp_path, name):
         "counts": {},
         "migrations": [],
         "models": False,
-        "files": {name: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}},
+        "files": {name: entry, "database/db.sqlite3": entry},
         "warnings": [],
     }
     archive = tmp_path / "evil.tar.gz"
@@ -203,7 +204,7 @@ def test_an_archive_cannot_write_outside_the_data_folder(site, tmp_path, name):
     before = {path for path in tmp_path.rglob("*") if "var" not in path.parts}
     done = site.manage("restore", archive, "--force")
     assert done.returncode == 1
-    assert "Traceback" not in done.stderr
+    assert "lies outside" in done.stderr
     assert {path for path in tmp_path.rglob("*") if "var" not in path.parts} == before
 
 
