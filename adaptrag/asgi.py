@@ -17,8 +17,6 @@ import tempfile
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "adaptrag.settings")
-os.environ["ADAPTRAG_SERVICE_PROCESS"] = "1"  # agents.llm.model_process: weights are never loaded here
-os.environ.setdefault("ADAPTRAG_SERVICE_PROCESS", "1")  # agents.llm: the weights are another process's
 
 import django
 

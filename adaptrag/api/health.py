@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db import DatabaseError, connection
@@ -24,15 +22,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from agents.llm.local import REMEDY
-from agents.llm.model_process import running
+from agents.llm.local import process_state
 from agents.models import AgentVariant, Collection
 from agents.selectors import live_variants
 
 OK, DEGRADED, DOWN = "ok", "degraded", "down"
 # Probes may come from several balancers each second; one look a second is enough for all of them.
 FRESH_SECONDS = 1.0
-CONNECT_SECONDS = 1.0
 # The queue looks for lost jobs every minute; after three that it missed nobody is there.
 QUEUE_SILENCE = timedelta(minutes=3)
 
@@ -74,20 +70,6 @@ def index() -> Part:
     return Part(status=OK, message=f"{len(builds)} of {len(collections)} collections are searchable.")
 
 
-def local_model_problem() -> str | None:
-    """What is wrong with the model process, in words; None where it takes connections or none is used."""
-    if settings.ADAPTRAG_LOCAL_MODEL == "inprocess":
-        return None
-    if (found := running()) is None:
-        return f"The model process does not run, or is still loading its weights. {REMEDY}"
-    address = urlsplit(found.base_url)
-    try:
-        socket.create_connection((address.hostname, address.port), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        return f"The model process takes no connection ({type(error).__name__}). Look at its log, or start it again."
-    return None
-
-
 def model() -> Part:
     variants = live_variants()
     if not variants:
@@ -95,7 +77,7 @@ def model() -> Part:
     local = [variant for variant in variants if variant.chat_backend == AgentVariant.Backend.LOCAL]
     if not local:
         return Part(status=OK, message="No agent uses the local model.")
-    problem = local_model_problem()
+    problem = process_state()
     if problem is None:
         return Part(status=OK)
     return Part(status=DOWN if len(local) == len(variants) else DEGRADED, message=problem)

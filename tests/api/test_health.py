@@ -4,7 +4,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from django.core.checks import run_checks
@@ -12,8 +14,7 @@ from django.utils import timezone
 from django_q.models import Schedule
 
 from adaptrag.api import health
-from adaptrag.common.processes import process_name
-from agents.llm.model_process import ModelProcess, announce, state_file
+from agents.llm.process import ModelProcess, claim, publish
 from agents.services import agent_register
 from tests.api.conftest import ROOT, Api
 
@@ -43,17 +44,27 @@ def test_without_the_model_process_that_every_agent_needs_it_is_not_ready(librar
     assert parts()[:2] == (200, "degraded")
 
 
-def test_a_model_process_must_take_connections(library):
+def test_the_model_process_must_be_ready_and_answer(library):
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
     agent_register(name="local", strategy="naive_rag")
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        address = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
-        announce(ModelProcess(base_url=address, token="t", process=process_name(os.getpid()), model="smollm2"))
-        try:
-            assert parts()[2]["model"]["status"] == "ok"
-            listening.close()
-            assert "no connection" in parts()[2]["model"]["message"]
-        finally:
-            state_file().unlink()
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Healthy)
+    threading.Thread(target=listening.serve_forever, daemon=True).start()
+    known = {"address": f"http://127.0.0.1:{listening.server_port}", "pid": os.getpid(), "host": socket.gethostname()}
+    with claim() as token:
+        publish(ModelProcess(**known, token=token))
+        assert "loading" in parts()[2]["model"]["message"]
+        publish(ModelProcess(**known, token=token, state="ready"))
+        assert parts()[2]["model"]["status"] == "ok"
+        listening.shutdown()
+        listening.server_close()
+        assert "does not answer" in parts()[2]["model"]["message"]
 
 
 def test_a_queue_that_nobody_works_is_told_and_answers_go_on(agents):
