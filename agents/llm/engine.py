@@ -65,6 +65,7 @@ class Generation:
     deadline: float
     generator: torch.Generator | None
     read: int = 0  # tokens of the prompt whose keys and values are there
+    reused: int = 0  # of them, those taken over from an earlier prompt
     answer: list[int] = field(default_factory=list)
     cancelled: bool = False
 
@@ -83,6 +84,7 @@ class Engine:
     def __init__(self, folder: Path, *, form: str = "auto", threads: int = 0) -> None:
         """Raises ChatModelUnavailable. `threads` 0: measured."""
         began = time.monotonic()
+        self.folder = folder
         self.prompts = ChatPrompts(folder)
         self.runner: Runner = load_runner(folder, form)
         self._ends = self.prompts.ends
@@ -228,6 +230,7 @@ class Engine:
         common = [_common(newcomer.prompt, known) // CHUNK * CHUNK for known in self._known]
         best = max(range(len(common)), key=common.__getitem__)
         newcomer.read = min(common[best], (len(newcomer.prompt) - 1) // CHUNK * CHUNK)
+        newcomer.reused = newcomer.read
         if best != row and newcomer.read:
             self._cache.copy(best, row, newcomer.read)
         self._known[row] = newcomer.prompt[: newcomer.read]
