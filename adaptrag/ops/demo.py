@@ -31,7 +31,7 @@ from agents.services import agents_register_defaults
 
 QUESTION = "How does AdaptRAG decide which agent answers a question?"
 OPERATOR = "operator"
-READY_WITHIN = 300.0
+READY_WITHIN = 600.0
 ANSWER_WITHIN = 180.0
 
 Say = Callable[[str], None]
@@ -80,10 +80,12 @@ def run(address: Address, *, stay: bool, say: Say) -> None:
     began = time.monotonic()
     with _only_one(), _stoppable():
         address.refuse_if_taken()
-        _prepare(say)
         supervisor = Supervisor(Path(settings.DATA_DIR) / "logs", say)
+        model, *others = programs(address)
         try:
-            for program in programs(address):
+            supervisor.start(model)  # it needs no database, and takes longest
+            _prepare(say)
+            for program in others:
                 supervisor.start(program)
             _ingest_docs(say)
             agents_register_defaults()
@@ -106,7 +108,7 @@ def run(address: Address, *, stay: bool, say: Say) -> None:
 
 
 def programs(address: Address) -> list[Program]:
-    """The four programs of a site on one machine."""
+    """The four programs of a site on one machine, the model process first."""
     python, manage = sys.executable, str(settings.BASE_DIR / "manage.py")
     web = [python, "-m", "uvicorn", "adaptrag.asgi:application", "--host", address.host, "--port", str(address.port)]
     return [
@@ -180,7 +182,8 @@ def _ingest_docs(say: Say) -> None:
 
 
 def wait_until_ready(address: Address, supervisor: Supervisor, say: Say) -> None:
-    say("Starting the model, the web server and the queue (the first start converts the weights: about 20 s)")
+    first = not any(Path(settings.ADAPTRAG_MODELS_DIR).glob("*/*.safetensors"))
+    say("Waiting for the model, the web server and the queue" + (" (weights are converted once, about 20 s)" if first else ""))
     began = last_said = time.monotonic()
     state: Any = "no answer yet"
     while True:
@@ -200,7 +203,7 @@ def wait_until_ready(address: Address, supervisor: Supervisor, say: Say) -> None
         if now - last_said > 10:
             say(f"  … {now - began:.0f} s")
             last_said = now
-        time.sleep(0.2)
+        time.sleep(0.5)
 
 
 def _greet(address: Address, credentials: tuple[str, str] | None, seconds: float, say: Say) -> None:
