@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
+from urllib.parse import urlsplit
 
 from adaptrag.common.errors import InvalidInput
 from agents.errors import ChatModelUnavailable
 from agents.llm.base import ChatModel, Completion, Message, OnText
+from agents.llm.openai_compatible import KEY_NAMES, KEY_VARIABLE
 
 Number = (int, float)
 _COMMON: dict[str, tuple[type, ...]] = {
@@ -66,13 +69,33 @@ def validate_options(backend: str, options: Any) -> None:
             known = ", ".join(sorted(OPTIONS[backend]))
             raise InvalidInput(f"Unknown option {name!r} for {backend}; it knows {known}.", field="chat_options")
         if not isinstance(value, wanted) or isinstance(value, bool):
-            raise InvalidInput(f"Option {name!r} must be {wanted[0].__name__}, not {value!r}.", field="chat_options")
-        if wanted in (Number, (int,)) and value < 0:
+            raise InvalidInput(f"Option {name!r} must be {_kinds(wanted)}, not {value!r}.", field="chat_options")
+        if wanted in (Number, (int,)) and not 0 <= value < float("inf"):
             raise InvalidInput(f"Option {name!r} must be 0 or more, not {value!r}.", field="chat_options")
-    if fallback := options.get("fallback"):
-        if unknown := set(fallback) - {"backend", "model", "options"} or not isinstance(fallback.get("backend"), str):
-            raise InvalidInput(f"A fallback has backend, model and options, not {unknown!r}.", field="chat_options")
+    _check_connection(options)
+    if (fallback := options.get("fallback")) is not None:
+        if set(fallback) - {"backend", "model", "options"} or not isinstance(fallback.get("backend"), str):
+            raise InvalidInput(f"A fallback has backend, model and options, not {sorted(fallback)}.", field="chat_options")
+        if not isinstance(fallback.get("model", ""), str):
+            raise InvalidInput(f"The fallback's model must be a name, not {fallback['model']!r}.", field="chat_options")
         validate_options(fallback["backend"], fallback.get("options", {}))
+
+
+def _kinds(wanted: tuple[type, ...]) -> str:
+    names = {int: "a whole number", float: "a number", str: "text", dict: "an object", list: "a list", type(None): "null"}
+    return names[float] if wanted == Number else " or ".join(names[kind] for kind in wanted)
+
+
+def _check_connection(options: dict[str, Any]) -> None:
+    address = options.get("base_url", "http://unset")
+    if urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).netloc:
+        raise InvalidInput(f"base_url must begin with http:// or https://, not {address!r}.", field="chat_options")
+    variable = options.get("api_key_env", KEY_VARIABLE)
+    if not KEY_NAMES.fullmatch(variable):
+        raise InvalidInput(
+            f"api_key_env must name an environment variable that ends in _API_KEY, _API_TOKEN or _TOKEN, not {variable!r}.",
+            field="chat_options",
+        )
 
 
 def chat_model(backend: str, model: str, options: dict[str, Any]) -> ChatModel:
@@ -125,11 +148,4 @@ class WithFallback:
             if told:
                 raise
             completion = self._spare.complete(messages, **options, on_text=on_text)
-            replaced = {"from": self._primary.name, "to": self._spare.name, "reason": error.message}
-            return Completion(
-                text=completion.text,
-                model=completion.model,
-                usage=completion.usage,
-                finish_reason=completion.finish_reason,
-                fallback=replaced,
-            )
+            return replace(completion, fallback={"from": self._primary.name, "to": self._spare.name, "reason": error.message})
