@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+OF_A_SITE = ("ADAPTRAG_", "DATABASE_URL", "OPENAI_", "PORT")
+SHARED = "ADAPTRAG_MODELS_DIR"  # converted weights are the same for every test
 
 
 class Site:
     def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("ADAPTRAG_", "DATABASE_URL", "OPENAI_"))
-        }
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(OF_A_SITE) or name == SHARED}
         self.environment = kept | {
             "ADAPTRAG_DATA_DIR": str(folder),
             "DJANGO_SETTINGS_MODULE": "adaptrag.settings",
