@@ -15,6 +15,7 @@ from rewards.models import Interaction, Reward
 from .conftest import scripted
 
 pytestmark = pytest.mark.django_db
+UNKNOWN = uuid.UUID(int=7)
 QUESTION = "Who is the lighthouse keeper?"
 
 
@@ -23,7 +24,7 @@ def ask(client, question=QUESTION, **fields):
     return client.post(url, {"question": question, **fields}, follow=True)
 
 
-@pytest.mark.parametrize("path", ["/", f"/c/{uuid.uuid4()}/", "/sources/1/", f"/answers/{uuid.uuid4()}/"])
+@pytest.mark.parametrize("path", ["/", f"/c/{UNKNOWN}/", "/sources/1/", f"/answers/{UNKNOWN}/"])
 def test_visitors_are_sent_to_the_login_page(client, path):
     response = client.get(path)
     assert response.status_code == 302

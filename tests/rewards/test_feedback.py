@@ -16,6 +16,7 @@ from rewards.services.feedback import COMMENT_MAX, CORRECTION_MAX
 from tests.rewards.rows import figures, interaction, rate, rated, variant
 
 pytestmark = pytest.mark.django_db
+UNKNOWN = uuid.UUID(int=7)
 
 
 @pytest.fixture
@@ -128,7 +129,7 @@ def test_the_bounds_and_numpy_numbers_are_rewards(asked, value):
     assert rate(asked, value).reward.value == float(value)
 
 
-@pytest.mark.parametrize("unknown", [uuid.uuid4(), str(uuid.uuid4()), "42", "", "x" * 5000, None, 7, "chatcmpl-1"])
+@pytest.mark.parametrize("unknown", [UNKNOWN, str(UNKNOWN), "42", "", "x" * 5000, None, 7, "chatcmpl-1"])
 def test_an_unknown_or_malformed_id_is_not_found(unknown):
     with pytest.raises(UnknownInteraction) as caught:
         feedback_record(interaction_id=unknown, reward=1, rater="ann")
