@@ -14,8 +14,6 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection
 from django.utils import timezone
-from rewards.router import BanditRouter, RoutingDecision
-from rewards.services import interaction_log
 
 from adaptrag.common.errors import AdaptRAGError, InvalidInput
 from adaptrag.common.ids import uuid7
@@ -27,6 +25,8 @@ from agents.selectors import collection_for, live_variant, live_variants
 from agents.services import agent_answer
 from agents.strategies.base import AgentRequest
 from rewards.models import Interaction
+from rewards.router import BanditRouter, RoutingDecision
+from rewards.services import interaction_log
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +36,18 @@ COMPARE_AGENTS_MAX = 10
 
 @dataclass(frozen=True, kw_only=True)
 class QueryRequest:
-    """A question as a caller asks it. `agent` forces one; `collections` are the names that the caller may see (None: all)."""
+    """A question as a caller asks it.
+
+    `agent` forces one, `candidates` narrows those that the policy chooses from; `collections` are the names that the caller
+    may see (None: all).
+    """
 
     question: str
     messages: tuple[Message, ...] = ()
     session: str = ""
     top_k: int | None = None
     agent: str | None = None
+    candidates: tuple[str, ...] | None = None
     category: str | None = None
     collection: str | None = None
     collections: frozenset[str] | None = None
@@ -98,7 +103,7 @@ def query(
     collection = _visible(request.collection, request.collections)
     category = _category(request.category, question)
     if request.agent is None:
-        decision = BanditRouter().route(category, live_variants())
+        decision = BanditRouter().route(category, _candidates(request.candidates))
         variant, routing = decision.variant, _bandit_routing(decision)
         mode, logged = Interaction.Mode.BANDIT, _logged_routing(decision)
     else:
@@ -303,6 +308,10 @@ def _forced_routing(mode: str) -> dict[str, Any]:
     return {"policy": None, "policy_revision": None, "mode": str(mode), "propensity": None, "candidates": []}
 
 
+def _candidates(names: tuple[str, ...] | None) -> list[AgentVariant]:
+    return live_variants() if names is None else [live_variant(name) for name in names]
+
+
 def _category(category: str | None, question: str) -> str:
     if category is None:
         return classify(question)
@@ -320,8 +329,14 @@ def _top_k(top_k: int | None) -> int:
 
 
 def _visible(name: str | None, allowed: Sequence[str] | frozenset[str] | None) -> Collection:
-    collection = collection_for(name)
-    if allowed is not None and collection.name not in allowed:
-        # The same words as for one that does not exist: a key learns nothing about what it may not see.
-        raise UnknownCollection(f"There is no collection {collection.name!r} that this key may use.", field="collection")
+    try:
+        collection = collection_for(name)
+    except UnknownCollection:
+        if allowed is None:
+            raise
+        collection = None
+    # One that is hidden and one that does not exist get the same words: a key learns nothing about what it may not see.
+    if allowed is not None and (collection is None or collection.name not in allowed):
+        wanted = name or settings.ADAPTRAG_DEFAULT_COLLECTION
+        raise UnknownCollection(f"There is no collection {wanted!r} that this key may use.", field="collection")
     return collection
