@@ -29,7 +29,7 @@ from agents.llm.threads import Threads
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 64
+CHUNK = 128
 MAX_ROWS = 8
 MAX_WAITING = 64
 CACHE_BYTES = 1 << 30
