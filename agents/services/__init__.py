@@ -17,7 +17,7 @@ from agents.services.collections import (
     collection_index_enqueue,
     collection_refresh,
 )
-from agents.services.corpus import CorpusResult, corpus_add
+from agents.services.corpus import CorpusResult, beir_collection, corpus_add
 from agents.services.documents import DocumentResult, document_add, document_delete, document_read, documents_delete
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "agent_set_state",
     "agent_validate",
     "agents_register_defaults",
+    "beir_collection",
     "collection_get_or_create",
     "collection_index",
     "collection_index_enqueue",

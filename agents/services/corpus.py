@@ -1,8 +1,9 @@
-"""Adding a BEIR folder."""
+"""Adding a BEIR folder, and keeping a collection in step with one."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,9 @@ from agents.ingestion.base import TEXT, ParsedDocument
 from agents.ingestion.beir import BeirPassage, corpus_file, read_corpus
 from agents.models import Collection
 from agents.retrieval.build import Progress
-from agents.services.storing import Content, checked_source, chunks_of, store
+from agents.services.collections import collection_get_or_create, collection_index
+from agents.services.documents import documents_delete
+from agents.services.storing import Content, checked_source, chunks_of, holds, store
 
 BATCH = 200  # documents a transaction: the write lock is held for a tenth of a second
 
@@ -46,14 +49,37 @@ def corpus_add(*, collection: Collection, folder: Path, progress: Progress) -> C
     return CorpusResult(documents=documents, created=created, changed=changed)
 
 
+def beir_collection(folder: Path, *, progress: Progress | None = None) -> Collection:
+    """The collection named after a BEIR folder, in step with its passages, indexed. Unchanged passages are neither cut nor
+    embedded again; passages that left the folder go, other documents stay. Raises InvalidInput, DocumentRejected.
+    """
+    report = progress or (lambda fraction, message: None)
+    path = corpus_file(folder)
+    if path is None:
+        raise InvalidInput(f"{folder} has no corpus.jsonl or corpus.jsonl.gz.")
+    dataset = folder.resolve().name
+    collection = collection_get_or_create(re.sub(r"[^a-z0-9_-]+", "-", dataset.lower()).strip("-_")[:64] or "beir")
+    wanted = {f"{dataset}/{passage.id}": _digest(passage) for passage in read_corpus(path)}
+    there = {document.source: document for document in collection.documents.filter(metadata__dataset=dataset)}
+    documents_delete([document for source, document in there.items() if source not in wanted])
+    if not all(source in there and holds(there[source], sha256) for source, sha256 in wanted.items()):
+        corpus_add(collection=collection, folder=folder, progress=report)
+    collection_index(collection, report)
+    collection.refresh_from_db()
+    return collection
+
+
+def _digest(passage: BeirPassage) -> str:
+    return hashlib.sha256(f"{passage.title}\n{passage.text}".encode()).hexdigest()
+
+
 def _content(dataset: str, passage: BeirPassage) -> Content:
-    data = f"{passage.title}\n{passage.text}".encode()
     return Content(
         source=checked_source(f"{dataset}/{passage.id}"),
         title=passage.title,
         content_type=TEXT,
-        sha256=hashlib.sha256(data).hexdigest(),
-        size=len(data),
+        sha256=_digest(passage),
+        size=len(f"{passage.title}\n{passage.text}".encode()),
         chunks=chunks_of(ParsedDocument(text=passage.text, markdown=False, title=passage.title)),
         metadata={"beir_id": passage.id, "dataset": dataset},
     )
