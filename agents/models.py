@@ -76,6 +76,12 @@ class Document(models.Model):
     state = models.CharField(max_length=16, choices=State, default=State.PENDING)
     error = models.TextField(blank=True)
     metadata = models.JSONField(default=dict, blank=True)
+    tables_file = models.CharField(
+        max_length=300,
+        blank=True,
+        editable=False,
+        help_text="DuckDB file with its tables, under the uploads' folder; metadata.tables describes them.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -87,8 +93,34 @@ class Document(models.Model):
         return self.title or self.source
 
 
+class DocumentImage(models.Model):
+    """A picture that is a document or stands in one, and what was read from it. `file` lies under the uploads' folder."""
+
+    document = models.ForeignKey(Document, on_delete=models.CASCADE, related_name="images")
+    number = models.PositiveIntegerField(help_text="Counts from 1 in the document.")
+    file = models.CharField(max_length=300)
+    content_type = models.CharField(max_length=32)
+    width = models.PositiveIntegerField()
+    height = models.PositiveIntegerField()
+    text = models.TextField(blank=True, help_text="What the character recognition read.")
+    description = models.TextField(blank=True, help_text="What the vision model wrote.")
+
+    class Meta:
+        ordering = ["document_id", "number"]
+        constraints = [models.UniqueConstraint(fields=["document", "number"], name="image_number_once")]
+
+    def __str__(self) -> str:
+        return f"{self.document} image {self.number}"
+
+
 class Chunk(models.Model):
     """A passage of a document: the unit that is indexed and retrieved. start/end are character offsets in the parsed text."""
+
+    class Kind(models.TextChoices):
+        TEXT = "text"
+        SCHEMA = "schema"
+        ROWS = "rows"
+        IMAGE = "image"
 
     document = models.ForeignKey(Document, on_delete=models.CASCADE, related_name="chunks")
     ordinal = models.PositiveIntegerField()
@@ -100,6 +132,11 @@ class Chunk(models.Model):
     windows = models.JSONField(
         default=list, help_text="[start, end] of the parts that are embedded, one vector each, in characters of the passage."
     )
+    kind = models.CharField(max_length=16, choices=Kind, default=Kind.TEXT)
+    place = models.JSONField(
+        default=dict, blank=True, help_text="What it has of: slide, sheet, table, rows [first, last], lines [first, last]."
+    )
+    image = models.ForeignKey(DocumentImage, null=True, blank=True, on_delete=models.CASCADE, related_name="chunks")
 
     class Meta:
         ordering = ["document_id", "ordinal"]

@@ -85,6 +85,9 @@ class SourceSerializer(serializers.Serializer):
     rank = serializers.IntegerField()
     retriever = serializers.CharField()
     scores = serializers.DictField(child=serializers.FloatField())
+    kind = serializers.CharField(help_text="text, schema or rows of a table, sql (a query and its result), image, ...")
+    place = serializers.DictField(help_text="What it has of: slide, sheet, table, rows [first, last], lines, image.")
+    image_id = serializers.IntegerField(allow_null=True, help_text="The image that it speaks of.")
     used = serializers.BooleanField(help_text="Whether it stood in the prompt of the answer.")
 
 

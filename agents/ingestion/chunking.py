@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from agents.ingestion.base import ParsedDocument
 from agents.ingestion.text import ATX
@@ -29,6 +30,9 @@ class ChunkDraft:
     start: int
     end: int
     windows: tuple[tuple[int, int], ...]
+    kind: str = "text"
+    place: dict[str, Any] = field(default_factory=dict)
+    image: int | None = None  # number of the document's image that it speaks of
 
 
 def split(document: ParsedDocument, capacity: int, window: int, count: Callable[[str], int]) -> list[ChunkDraft]:

@@ -22,6 +22,9 @@ class Passage:
     start: int = 0
     end: int = 0
     scores: dict[str, float] = field(default_factory=dict)
+    kind: str = "text"  # text, schema and rows of a table, image
+    place: dict[str, Any] = field(default_factory=dict)  # slide, sheet, table, rows, lines, image: see Chunk.place
+    image_id: int | None = None
 
     def as_source(self) -> dict[str, Any]:
         """The form that is logged on the interaction and returned by the API."""
@@ -38,4 +41,7 @@ class Passage:
             "rank": self.rank,
             "retriever": self.retriever,
             "scores": {name: round(value, 6) for name, value in self.scores.items()},
+            "kind": self.kind,
+            "place": self.place,
+            "image_id": self.image_id,
         }

@@ -13,9 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,9 @@ class IndexedPassage:
     start: int
     end: int
     windows: Sequence[Sequence[int]]
+    kind: str = "text"
+    place: dict[str, Any] = field(default_factory=dict)
+    image_id: int | None = None
 
     @property
     def prefix(self) -> str:
@@ -60,6 +64,7 @@ class IndexedPassage:
         fields = {
             "chunk_id": self.chunk_id, "document_id": self.document_id, "document": self.title or self.source,
             "text": self.text, "heading": self.heading, "page": self.page, "start": self.start, "end": self.end,
+            "kind": self.kind, "place": self.place, "image_id": self.image_id,
         }  # fmt: skip
         return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
 

@@ -136,10 +136,14 @@ def _passages(collection: Collection) -> list[IndexedPassage]:
         Chunk.objects.filter(document__collection=collection)
         .order_by("document_id", "ordinal")
         .values_list(
-            "id", "document_id", "document__title", "document__source", "text", "heading", "page", "start", "end", "windows"
+            "id", "document_id", "document__title", "document__source", "text", "heading", "page", "start", "end", "windows",
+            "kind", "place", "image_id",
         )
-    )
-    names = ("chunk_id", "document_id", "title", "source", "text", "heading", "page", "start", "end", "windows")
+    )  # fmt: skip
+    names = (
+        "chunk_id", "document_id", "title", "source", "text", "heading", "page", "start", "end", "windows",
+        "kind", "place", "image_id",
+    )  # fmt: skip
     return [IndexedPassage(**dict(zip(names, row, strict=True))) for row in rows.iterator(chunk_size=2000)]
 
 
