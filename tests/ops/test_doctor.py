@@ -14,7 +14,7 @@ from agents.services import agent_register, collection_get_or_create
 collection_get_or_create("default")
 agent_register(name="quick", strategy="naive_rag", chat_backend="scripted", chat_options={"answer": "yes"})
 agent_register(name="far", strategy="naive_rag", chat_backend="openai_compatible", chat_model="m",
-               chat_options={"base_url": "http://127.0.0.1:%d/v1", "api_key_env": "FAR_KEY"})
+               chat_options={"base_url": "http://127.0.0.1:%d/v1", "api_key_env": "FAR_API_KEY"})
 """
 
 
@@ -66,7 +66,7 @@ def test_a_model_server_is_looked_for_at_the_address_of_each_agent(site):
         assert code == 1
         assert [state for state, _ in findings["model server"]] == ["fail"]
         server.listen()
-        site.environment["FAR_KEY"] = "k"
+        site.environment["FAR_API_KEY"] = "k"
         code, findings = examined(site)
     assert [state for state, _ in findings["model server"]] == ["ok"]
     assert code == 0, findings
