@@ -27,6 +27,7 @@ from adaptrag.common.confirmation import Question
 from adaptrag.common.errors import AdaptRAGError
 from adaptrag.common.jobs import job_cancel, job_retry
 from adaptrag.common.models import Job
+from adaptrag.common.registry import HANDLERS
 from adaptrag.common.selectors import queue_status
 
 
@@ -98,10 +99,10 @@ class JobAdmin(ReadOnlyAdmin):
     list_before_template = "admin/common/job/list_live.html"
     change_form_outer_before_template = "admin/common/job/panel.html"
     fieldsets = (
-        (None, {"fields": ("kind", "created_by", "created_at", "queued_at", "started_at", "finished_at", "worker")}),
+        (None, {"fields": ("kind", "queue", "created_by", "created_at", "queued_at", "started_at", "finished_at", "worker")}),
         ("Data", {"fields": ("payload_json", "checkpoint_json", "result_json", "idempotency_key")}),
     )
-    readonly_fields = ("payload_json", "checkpoint_json", "result_json")
+    readonly_fields = ("queue", "payload_json", "checkpoint_json", "result_json")
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
@@ -164,6 +165,11 @@ class JobAdmin(ReadOnlyAdmin):
         return TemplateResponse(request, "admin/common/job/live.html", context)
 
     # One job ----------------------------------------------------------------------------------------------------------
+
+    @display(description="Queue")
+    def queue(self, job: Job) -> str:
+        handler = HANDLERS.get(job.kind)
+        return handler.queue if handler else "–"
 
     @display(description="Payload")
     def payload_json(self, job: Job) -> SafeString | str:

@@ -63,6 +63,12 @@ def test_a_page_shows_log_error_and_traceback_and_asks_no_more_once_ended(admin_
     assert "It broke." in page and "Traceback &lt;here&gt;" in page and 'hx-trigger="every 2s"' not in page
 
 
+def test_a_page_names_the_queue_whose_workers_take_the_job(admin_client, running):
+    jobs.register("tested", lambda context: None, queue="long")
+    page = admin_client.get(url("change", running)).content.decode()
+    assert re.search(r"Queue.{0,400}?\blong\b", page, re.S)
+
+
 def test_the_log_is_sent_again_only_when_it_has_grown(admin_client, running):
     page = admin_client.get(url("change", running)).content.decode()
     ask = re.search(r'hx-get="([^"]*status/\?seen=\d+)"', page)[1]
