@@ -124,6 +124,7 @@ INSTALLED_APPS = [
     "adaptrag.common",
     "agents",
     "rewards",
+    "evals",
     "adaptrag.api",
     "adaptrag.console",
 ]
@@ -274,6 +275,11 @@ CACHES["default"].setdefault("OPTIONS", {}).setdefault("MAX_ENTRIES", 20_000)
 ADAPTRAG_LOCAL_MODEL = env.str("ADAPTRAG_LOCAL_MODEL", default="auto")
 ADAPTRAG_LOCAL_DTYPE = env.str("ADAPTRAG_LOCAL_DTYPE", default="auto")  # auto, fp32, bf16, int8
 ADAPTRAG_LOCAL_THREADS = _number("ADAPTRAG_LOCAL_THREADS", 0)  # 0: measured at start
+
+# Evaluation -------------------------------------------------------------------------------------------------------
+# The chat model that judges answers where a run names none; empty: only runs that name one can be judged by a model.
+ADAPTRAG_JUDGE_BACKEND = env.str("ADAPTRAG_JUDGE_BACKEND", default="")  # openai_compatible, local
+ADAPTRAG_JUDGE_MODEL = env.str("ADAPTRAG_JUDGE_MODEL", default="")
 
 # Documents and retrieval ------------------------------------------------------------------------------------------
 ADAPTRAG_DEFAULT_COLLECTION = env.str("ADAPTRAG_DEFAULT_COLLECTION", default="default")

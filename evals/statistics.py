@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -82,8 +82,6 @@ def compare(
     scores: agent -> one score per item, equal lengths, NaN for unscored. Raises ValueError where lengths differ or the
     baseline is missing.
     """
-    from statsmodels.stats.multitest import multipletests
-
     if baseline not in scores:
         raise ValueError(f"The baseline {baseline!r} is not among {', '.join(scores)}.")
     if len({len(values) for values in scores.values()}) > 1:
@@ -96,13 +94,9 @@ def compare(
         difference = np.asarray(values, dtype=float) - reference
         both = ~np.isnan(difference)
         rows.append((agent, difference[both], np.asarray(values, dtype=float)[both], reference[both]))
-    tests = [_paired_test(agent_scores, reference_scores) for _, _, agent_scores, reference_scores in rows]
-    known = [index for index, (_, p_value) in enumerate(tests) if not math.isnan(p_value)]
-    adjusted = dict.fromkeys(range(len(tests)), math.nan)
-    if known:
-        adjusted |= dict(zip(known, multipletests([tests[index][1] for index in known], method="holm")[1], strict=True))
     comparisons = []
-    for index, (agent, difference, _, _) in enumerate(rows):
+    for agent, difference, agent_scores, reference_scores in rows:
+        test, p_value = _paired_test(agent_scores, reference_scores)
         low, high = _interval(difference, confidence, seed, bounded=False) if difference.size >= 2 else (math.nan, math.nan)
         comparisons.append(
             Comparison(
@@ -115,13 +109,25 @@ def compare(
                 wins=int((difference > 0).sum()),
                 ties=int((difference == 0).sum()),
                 losses=int((difference < 0).sum()),
-                test=tests[index][0],
-                p_value=tests[index][1],
-                p_adjusted=float(adjusted[index]),
+                test=test,
+                p_value=p_value,
+                p_adjusted=p_value,
                 detectable=minimum_detectable_difference(difference),
             )
         )
-    return comparisons
+    return holm(comparisons)
+
+
+def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The same with `p_adjusted` over all of them together (Holm, 1979); those without a p-value are left out of the count."""
+    from statsmodels.stats.multitest import multipletests
+
+    known = [index for index, one in enumerate(comparisons) if not math.isnan(one.p_value)]
+    adjusted = dict.fromkeys(range(len(comparisons)), math.nan)
+    if known:
+        values = multipletests([comparisons[index].p_value for index in known], method="holm")[1]
+        adjusted |= dict(zip(known, map(float, values), strict=True))
+    return [replace(one, p_adjusted=adjusted[index]) for index, one in enumerate(comparisons)]
 
 
 def minimum_detectable_difference(differences: Sequence[float], *, alpha: float = 0.05, power: float = POWER) -> float:

@@ -27,6 +27,15 @@ def locked(path: Path, patience: float | None = None) -> Iterator[None]:
         yield
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process of this machine holds the lock on `path` now."""
+    try:
+        with locked(path, patience=0):
+            return False
+    except TimeoutError:
+        return True
+
+
 def _lock_within(handle: IO[str], until: float) -> None:
     while True:
         try:

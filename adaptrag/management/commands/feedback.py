@@ -6,9 +6,9 @@ import getpass
 from typing import Any
 
 from django.core.management.base import CommandParser
-from rewards.services import feedback_record
 
 from adaptrag.common.commands import ContractCommand
+from rewards.services import feedback_record
 
 
 class Command(ContractCommand):

@@ -1,0 +1,206 @@
+"""How we know: eval sets, runs over them, the results item by item, and judges' verdicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+
+from adaptrag.common.models import Job
+from agents.models import AgentVariant, Collection, slug_validator
+from agents.retrieval.files import is_locked
+
+
+class EvalSet(models.Model):
+    """A frozen list of questions, (name, version). Changed questions make the next version; a run names the one it used."""
+
+    class Source(models.TextChoices):
+        BEIR = "beir", "BEIR folder"
+        JSONL = "jsonl", "JSON lines"
+        DOCS = "docs", "built in, over the project's docs"
+        DATA_FOLDER = "data_folder", "data/eval/queries.jsonl"
+        INTERACTIONS = "interactions", "logged interactions"
+
+    name = models.CharField(max_length=64, validators=[slug_validator])
+    version = models.PositiveIntegerField(default=1, editable=False)
+    source = models.CharField(max_length=20, choices=Source)
+    origin = models.CharField(max_length=500, blank=True, help_text="Where the questions came from.")
+    description = models.TextField(blank=True)
+    sha256 = models.CharField(max_length=64, editable=False, help_text="Of the canonical export.")
+    questions_count = models.PositiveIntegerField(default=0, editable=False)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name", "-version"]
+        constraints = [models.UniqueConstraint(fields=["name", "version"], name="evalset_version_once")]
+
+    def __str__(self) -> str:
+        return f"{self.name} v{self.version}"
+
+
+class EvalQuestion(models.Model):
+    """One item: gold answers, gold passages (document source -> gain), both, or neither (then only judges apply)."""
+
+    eval_set = models.ForeignKey(EvalSet, on_delete=models.CASCADE, related_name="questions")
+    key = models.CharField(max_length=200)
+    ordinal = models.PositiveIntegerField()
+    question = models.TextField()
+    answers = models.JSONField(default=list, blank=True)
+    gold = models.JSONField(default=dict, blank=True)
+    category = models.CharField(max_length=32, blank=True)
+    metadata = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        ordering = ["eval_set", "ordinal"]
+        constraints = [models.UniqueConstraint(fields=["eval_set", "key"], name="evalquestion_key_once")]
+
+    def __str__(self) -> str:
+        return self.question[:80]
+
+
+class EvalRun(models.Model):
+    """Agents asked the questions of one eval set. What is asked is fixed at the start; the job says how far it has come."""
+
+    class State(models.TextChoices):
+        QUEUED = "queued"
+        RUNNING = "running"
+        DONE = "done"
+        STOPPED = "stopped", "stopped at its budget"
+        CANCELLED = "cancelled"
+        FAILED = "failed"
+
+    LIVE = (State.QUEUED, State.RUNNING)
+
+    class Judge(models.TextChoices):
+        NONE = "none", "no judge: retrieval and latency only"
+        REFERENCE = "reference", "token F1 against gold answers"
+        LLM = "llm", "a chat model"
+
+    name = models.CharField(max_length=200, blank=True)
+    eval_set = models.ForeignKey(EvalSet, on_delete=models.PROTECT, related_name="runs")
+    collection = models.ForeignKey(Collection, null=True, on_delete=models.SET_NULL, related_name="+")
+    variants = models.ManyToManyField(AgentVariant, related_name="+")
+    baseline = models.CharField(max_length=80, blank=True, help_text="Agent that the others are compared with.")
+    top_k = models.PositiveIntegerField(default=5, validators=[MinValueValidator(1), MaxValueValidator(50)])
+    judge = models.CharField(max_length=16, choices=Judge, default=Judge.REFERENCE)
+    judge_backend = models.CharField(max_length=32, blank=True)
+    judge_model = models.CharField(max_length=300, blank=True)
+    judge_options = models.JSONField(default=dict, blank=True)
+    judge_revision = models.CharField(max_length=64, blank=True, help_text="Revision of the judge's prompt.")
+    pairwise = models.BooleanField(default=False, help_text="The judge also compares each answer with the baseline's.")
+    max_questions = models.PositiveIntegerField(null=True, blank=True)
+    concurrency = models.PositiveIntegerField(default=4, validators=[MinValueValidator(1), MaxValueValidator(64)])
+    budget_tokens = models.PositiveBigIntegerField(null=True, blank=True)
+    budget_usd = models.FloatField(null=True, blank=True, validators=[MinValueValidator(0.0)])
+    state = models.CharField(max_length=16, choices=State, default=State.QUEUED)
+    job = models.ForeignKey(Job, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    summary = models.JSONField(null=True, blank=True)
+    results_file = models.CharField(max_length=500, blank=True)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return self.name or f"Run {self.pk} on {self.eval_set}"
+
+    @property
+    def status(self) -> str:
+        """The state, or "interrupted" where nothing works on the run any more: its process was killed."""
+        if self.state not in self.LIVE or (self.job is not None and self.job.is_live):
+            return self.state
+        return self.state if is_locked(self.lock_path) else "interrupted"
+
+    @property
+    def lock_path(self) -> Path:
+        """Held by the process that executes the run."""
+        return settings.DATA_DIR / "locks" / f"evalrun-{self.pk}"
+
+    def labelled(self) -> dict[int, AgentVariant]:
+        """Variants by id, ordered by name, each with `.label`: its name, with the revision where two share the name."""
+        variants = sorted(self.variants.all(), key=lambda variant: (variant.name, variant.revision))
+        names = [variant.name for variant in variants]
+        for variant in variants:
+            variant.label = variant.name if names.count(variant.name) == 1 else str(variant)
+        return {variant.pk: variant for variant in variants}
+
+
+class EvalResult(models.Model):
+    """One agent's answer to one question of a run, with its scores. Saved once; a resumed run asks only what is missing."""
+
+    run = models.ForeignKey(EvalRun, on_delete=models.CASCADE, related_name="results")
+    question = models.ForeignKey(EvalQuestion, on_delete=models.PROTECT, related_name="+")
+    variant = models.ForeignKey(AgentVariant, on_delete=models.PROTECT, related_name="+")
+    answer = models.TextField(blank=True)
+    sources = models.JSONField(default=list, blank=True)
+    trace = models.JSONField(default=list, blank=True)
+    error = models.JSONField(null=True, blank=True, help_text="{code, message} of an agent or judge that failed.")
+    score = models.FloatField(null=True, blank=True, help_text="What the run compares by; empty: unscored.")
+    metrics = models.JSONField(default=dict, blank=True, help_text="Every metric that could be computed.")
+    complete = models.BooleanField(default=True, help_text="False while the judge has yet to look at it.")
+    judgement = models.JSONField(null=True, blank=True, help_text="{score, explanation, model, revision} of the judge.")
+    model = models.CharField(max_length=300, blank=True)
+    fallback = models.JSONField(null=True, blank=True)
+    prompt_tokens = models.PositiveIntegerField(default=0)
+    completion_tokens = models.PositiveIntegerField(default=0)
+    cost_usd = models.FloatField(default=0)
+    latency_ms = models.FloatField(default=0)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["run", "question", "variant"]
+        constraints = [models.UniqueConstraint(fields=["run", "question", "variant"], name="evalresult_once")]
+
+    def __str__(self) -> str:
+        return f"{self.variant} on {self.question_id}"
+
+
+class EvalPair(models.Model):
+    """The judge's preference between an agent's answer and the baseline's, asked for in both orders."""
+
+    class Outcome(models.TextChoices):
+        WIN = "win"
+        TIE = "tie"
+        LOSS = "loss"
+
+    run = models.ForeignKey(EvalRun, on_delete=models.CASCADE, related_name="pairs")
+    question = models.ForeignKey(EvalQuestion, on_delete=models.PROTECT, related_name="+")
+    variant = models.ForeignKey(AgentVariant, on_delete=models.PROTECT, related_name="+")
+    outcome = models.CharField(
+        max_length=8, choices=Outcome, blank=True, help_text="Of the agent; empty where the judge failed."
+    )
+    consistent = models.BooleanField(default=True, help_text="False: swapping the answers swapped the preference.")
+    explanations = models.JSONField(default=list, blank=True)
+    error = models.JSONField(null=True, blank=True)
+    prompt_tokens = models.PositiveIntegerField(default=0)
+    completion_tokens = models.PositiveIntegerField(default=0)
+    cost_usd = models.FloatField(default=0)
+
+    class Meta:
+        ordering = ["run", "question", "variant"]
+        constraints = [models.UniqueConstraint(fields=["run", "question", "variant"], name="evalpair_once")]
+
+    def __str__(self) -> str:
+        return f"{self.outcome or 'no verdict'} of {self.variant} on {self.question_id}"
+
+
+class JudgeCall(models.Model):
+    """A verdict by the content it was given for: the same question, answer and prompt are never paid for twice."""
+
+    digest = models.CharField(max_length=64, unique=True)
+    kind = models.CharField(max_length=16)
+    model = models.CharField(max_length=300)
+    revision = models.CharField(max_length=64)
+    verdict = models.JSONField()
+    prompt_tokens = models.PositiveIntegerField(default=0)
+    completion_tokens = models.PositiveIntegerField(default=0)
+    cost_usd = models.FloatField(default=0)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"{self.kind} by {self.model}"

@@ -1,0 +1,48 @@
+"""Every change to eval sets and runs, one function each."""
+
+from __future__ import annotations
+
+from evals.services.execution import evalrun_execute, evalrun_questions
+from evals.services.reports import evalrun_csv, evalrun_items, evalrun_json, evalrun_regressions, evalrun_summary
+from evals.services.runs import (
+    RunRequest,
+    evalrun_cancel,
+    evalrun_create,
+    evalrun_get,
+    evalrun_prepare,
+    evalrun_priors,
+    evalrun_resume,
+    evalrun_start,
+)
+from evals.services.sets import (
+    evalset_create,
+    evalset_default,
+    evalset_export,
+    evalset_from_interactions,
+    evalset_from_path,
+    evalset_get,
+)
+
+__all__ = [
+    "RunRequest",
+    "evalrun_cancel",
+    "evalrun_create",
+    "evalrun_csv",
+    "evalrun_execute",
+    "evalrun_get",
+    "evalrun_items",
+    "evalrun_json",
+    "evalrun_prepare",
+    "evalrun_priors",
+    "evalrun_questions",
+    "evalrun_regressions",
+    "evalrun_resume",
+    "evalrun_start",
+    "evalrun_summary",
+    "evalset_create",
+    "evalset_default",
+    "evalset_export",
+    "evalset_from_interactions",
+    "evalset_from_path",
+    "evalset_get",
+]

@@ -1,0 +1,20 @@
+"""The queue's side of evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from adaptrag.common.jobs import JobContext, register
+
+RUN = "evals.run"
+
+
+def register_handlers() -> None:
+    # Heavy: answers may load a local model, and the memory goes back to the system with the child.
+    register(RUN, run_job, heavy=True, queue="long")
+
+
+def run_job(context: JobContext) -> dict[str, Any]:
+    from evals.services import evalrun_execute
+
+    return evalrun_execute(context.payload["run"], progress=context.progress)
