@@ -164,8 +164,8 @@ def evalrun_resume(
 ) -> EvalRun:
     """Queue a run again that was cancelled, stopped, failed or killed; only what is missing is asked. Raises Conflict.
 
-    A new budget replaces the old one, and counts what is spent already. `retry_failed` forgets items that ended with an error
-    first, so that they are asked again.
+    A new budget replaces the old one, and counts what is spent already. `retry_failed` asks again what ended with an error: the
+    agent where it failed, else the judge alone.
     """
     with transaction.atomic():
         evalrun_prepare(run, budget_tokens=budget_tokens, budget_usd=budget_usd, retry_failed=retry_failed)
@@ -190,7 +190,8 @@ def evalrun_prepare(
     ):
         raise Conflict(f"{run} is done; nothing is missing. Start a new run to ask again.")
     if retry_failed:
-        run.results.filter(failed).delete()
+        run.results.filter(failed, model="").delete()
+        run.results.filter(failed).update(complete=False, error=None)  # the answer is there, its verdict isn't
         run.pairs.filter(failed).delete()
     budgets = {"budget_tokens": budget_tokens, "budget_usd": budget_usd}
     EvalRun.objects.filter(pk=run.pk).update(**{name: value for name, value in budgets.items() if value is not None})

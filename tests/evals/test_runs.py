@@ -1,13 +1,14 @@
 """Runs on the real database with scripted agents: every item once, honest figures, resumable."""
 
 import json
-import math
 import os
-import re
+import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -240,48 +241,68 @@ def test_logged_questions_join_a_set_with_their_corrections(library):
     assert made.questions.get().answers == ["Marta Olsen, since 2011"]
 
 
+SITE = """
+from agents.services import agent_register, collection_get_or_create, document_add
+from evals.services import RunRequest, evalrun_start, evalset_create
+from evals.sets import Item
+from tests.evals.test_runs import TEXT
+document_add(collection=collection_get_or_create("default"), name="harbour.md", data=TEXT)
+for name in ("one", "two"):
+    agent_register(name=name, strategy="naive_rag", chat_backend="scripted", parameters={"retriever": "bm25"},
+                   chat_options={"answer": "Marta", "delay": 0.15})
+items = [Item(key=f"q{n}", question=f"Who keeps lighthouse {n}?", answers=("Marta",)) for n in range(15)]
+eval_set = evalset_create(name="harbour", items=items, source="jsonl")
+print(evalrun_start(RunRequest(eval_set=eval_set, agents=("one", "two"), concurrency=2)).job_id)
+"""
+WORKER = "from adaptrag.common.jobs import job_run; print(job_run({}))"
+RESUME = """
+from evals.models import EvalRun
+from evals.services import evalrun_resume
+run = EvalRun.objects.get()
+print(run.status, "|", run.job.error)
+evalrun_resume(run)
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.django_db(transaction=True)
-def test_a_run_killed_with_sigkill_scores_every_item_once_after_resuming(tmp_path):
-    """Real processes on a database of their own: `evals` is killed at some item, `--resume` finishes."""
+def test_a_run_whose_child_is_killed_scores_every_item_once_after_resuming(tmp_path):
+    """Real processes on a database of their own: a worker starts the child, SIGKILL ends it, resuming does the rest."""
     environment = os.environ | {"ADAPTRAG_DATA_DIR": str(tmp_path), "DJANGO_SETTINGS_MODULE": "adaptrag.settings"}
-    questions = tmp_path / "set.jsonl"
-    questions.write_text(
-        "\n".join(Item(key=f"q{n}", question=f"Who keeps lighthouse {n}?", answers=("Marta",)).as_line() for n in range(30))
-    )
-    (tmp_path / "harbour.md").write_bytes(TEXT)
-    script = (
-        "from agents.services import agent_register;"
-        "agent_register(name='one', strategy='naive_rag', chat_backend='scripted', parameters={'retriever': 'bm25'},"
-        " chat_options={'answer': 'Marta', 'delay': 0.2})"
-    )
 
-    def manage(*arguments, check=True):
-        command = [sys.executable, "manage.py", *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=check, timeout=180)
+    def manage(*arguments):
+        done = subprocess.run(
+            [sys.executable, "manage.py", *arguments], env=environment, capture_output=True, text=True, check=False, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
 
-    manage("migrate", "-v0")
-    manage("ingest", str(tmp_path / "harbour.md"))
-    manage("shell", "-c", script)
-    arguments = ["evals", "--agents", "one", "--dataset", str(questions), "--concurrency", "2", "--json"]
-    child = subprocess.Popen(
-        [sys.executable, "manage.py", *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    def rows(query):
+        with closing(sqlite3.connect(tmp_path / "db.sqlite3")) as database:
+            return database.execute(query).fetchall()
 
     def saved():
-        return int(
-            re.search(
-                r"\d+", manage("shell", "-v0", "-c", "from evals.models import *; print(EvalResult.objects.count())").stdout
-            )[0]
-        )
+        return rows("SELECT id, question_id, variant_id FROM evals_evalresult")
 
-    deadline = time.monotonic() + 90
-    while saved() < 3 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    interrupted = saved()
-    assert 3 <= interrupted < 30
-    result = json.loads(manage("evals", "--resume", "1", "--json").stdout)
-    assert (result["agents"][0]["n"], saved()) == (30, 30)
-    assert not math.isnan(result["agents"][0]["score"])
+    manage("migrate", "-v0")
+    job = manage("shell", "-v0", "-c", SITE)[-1]
+    worker = subprocess.Popen(
+        [sys.executable, "manage.py", "shell", "-v0", "-c", WORKER.format(job)],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    target, deadline = random.randint(1, 12), time.monotonic() + 90
+    while len(saved()) < target and time.monotonic() < deadline:
+        time.sleep(0.02)
+    (child,) = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    assert worker.communicate(timeout=60)[0].split()[-1] == "failed"
+    before = saved()
+    assert target <= len(before) < 30
+    (told,) = manage("shell", "-v0", "-c", RESUME)
+    assert told.startswith("interrupted | Its process was killed (signal 9")
+    assert manage("shell", "-v0", "-c", WORKER.format(job))[-1] == "succeeded"
+    after = saved()
+    assert set(before) <= set(after)
+    assert len({(question, variant) for _, question, variant in after}) == len(after) == 30
+    assert rows("SELECT state FROM evals_evalrun") == [("done",)]
+    results = json.loads((tmp_path / "data" / "eval" / "results.json").read_text())
+    assert [(row["n"], row["score"]) for row in results["agents"]] == [(15, 1.0), (15, 1.0)]

@@ -105,3 +105,13 @@ def test_a_beir_folder_that_is_none_is_named(tmp_path):
     write(tmp_path / "qrels" / "test.tsv", "q1 p1 1")
     with pytest.raises(BadEvalSet, match="line 1: expected query-id"):
         sets.read_beir(tmp_path)
+
+
+def test_the_built_in_questions_name_pages_of_the_handbook(settings):
+    from evals.services.sets import BUILT_IN
+
+    items = sets.read_jsonl(BUILT_IN)
+    assert len(items) >= 20
+    for item in items:
+        assert item.answers
+        assert all((settings.BASE_DIR / page).is_file() for page in item.gold), item.key

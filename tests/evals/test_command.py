@@ -1,0 +1,131 @@
+"""`evals` on the command line: the table, the JSON that scripts rely on, and the exit codes of its gates."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from django.core.management import call_command
+from scipy import stats
+
+from agents.services import agent_register, agent_revise, collection_get_or_create, document_add
+from evals.models import EvalRun
+from evals.statistics import RESAMPLES
+
+pytestmark = pytest.mark.django_db
+
+
+def scripted(name, text):
+    return agent_register(
+        name=name, strategy="naive_rag", chat_backend="scripted", parameters={"retriever": "bm25"},
+        chat_options={"answer": text, "script": [["lighthouse (1|3|5|7)", "Marta Olsen"]]},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    document_add(collection=collection_get_or_create("default"), name="sea.md", data=b"# Sea\n\nThe keeper is Marta Olsen.")
+    path = tmp_path / "sea.jsonl"
+    lines = [{"id": f"q{n}", "question": f"Who keeps lighthouse {n}?", "answers": ["Marta Olsen"]} for n in range(10)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+def evals(*words, code=0):
+    """(stdout, stderr) of the command; `code` is the exit code that it must have."""
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        call_command("evals", *map(str, words), stdout=out, stderr=err)
+        ended = 0
+    except SystemExit as stop:
+        ended = stop.code
+    assert ended == code, err.getvalue()
+    return out.getvalue(), err.getvalue()
+
+
+def test_the_json_holds_what_scripts_rely_on_and_agrees_with_scipy(dataset):
+    scripted("one", "Nobody"), scripted("two", "The keeper is Marta Olsen")
+    result = json.loads(evals("--agents", "one,two", "--dataset", dataset, "--json")[0])
+    assert {"run", "eval_set", "judge", "agents", "comparisons", "results_file"} <= result.keys()
+    row = result["agents"][1]
+    keys = {"agent", "score", "interval", "n", "unscored", "wins", "latency_ms_p50"}
+    assert keys <= row.keys()
+    (comparison,) = result["comparisons"]
+    assert {"agent", "baseline", "difference", "interval", "p_value", "n"} <= comparison.keys()
+    # "keeper is Marta Olsen" against "Marta Olsen": precision 1/2, recall 1.
+    ones = np.array([0.0, 1.0] * 4 + [0.0, 0.0])
+    twos = np.array([2 / 3, 1.0] * 4 + [2 / 3, 2 / 3])
+    assert row["score"] == pytest.approx(twos.mean(), abs=1e-6)
+    assert comparison["difference"] == pytest.approx((twos - ones).mean(), abs=1e-6)
+    assert comparison["p_value"] == pytest.approx(stats.wilcoxon(twos - ones, zero_method="pratt").pvalue, abs=1e-6)
+    interval = stats.bootstrap(
+        (twos - ones,), np.mean, n_resamples=RESAMPLES, method="BCa", rng=np.random.default_rng(7)
+    ).confidence_interval
+    assert comparison["interval"] == [pytest.approx(interval.low, abs=0.03), pytest.approx(interval.high, abs=0.03)]
+
+
+def test_the_table_ends_with_the_sentence(dataset):
+    scripted("one", "Nobody"), scripted("two", "The keeper is Marta Olsen")
+    out, _ = evals("--agents", "one,two", "--dataset", dataset)
+    assert "sea v1, 10 questions, judge reference" in out
+    assert "two is better than one by 0.40, 95 % interval 0." in out
+
+
+def test_gates_end_with_3(dataset):
+    one = scripted("one", "The keeper is Marta Olsen")
+    arguments = ["--agents", "one", "--dataset", dataset]
+    before = json.loads(evals(*arguments, "--fail-under", "0.7", "--json")[0])["run"]
+    out, _ = evals(*arguments, "--fail-under", "0.9", code=3)
+    assert "Gate not met: one has 0.800, at least 0.9 was asked for" in out
+    agent_revise(one, chat_options={"answer": "Nobody"})
+    evals(*arguments, "--baseline", before, "--max-regression", "0.9")
+    out, _ = evals(*arguments, "--baseline", before, "--max-regression", "0.1", code=3)
+    assert f"Gate not met: one lost 0.800 against run {before}, at most 0.1 was allowed" in out
+    assert f"one is worse than run {before} by 0.80" in out
+
+
+def test_revisions_of_one_agent_are_told_apart(dataset):
+    agent_revise(scripted("one", "Nobody"), chat_options={"answer": "Marta Olsen"})
+    result = json.loads(evals("--agents", "one@1,one@2", "--dataset", dataset, "--json")[0])
+    assert [(row["agent"], row["score"]) for row in result["agents"]] == [("one r1", 0.4), ("one r2", 1.0)]
+
+
+def test_a_spent_budget_ends_cleanly_and_resuming_with_more_does_the_rest(dataset):
+    scripted("one", "Nobody")
+    result = json.loads(evals("--agents", "one", "--dataset", dataset, "--budget-tokens", 1, "--json")[0])
+    assert (result["state"], result["agents"][0]["n"]) == ("stopped", 1)
+    result = json.loads(evals("--resume", result["run"], "--budget-tokens", 10**6, "--json")[0])
+    assert (result["state"], result["agents"][0]["n"]) == ("done", 10)
+    assert "is done; nothing is missing" in evals("--resume", result["run"], code=1)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--dataset", "nowhere"], 1, "There is no eval set 'nowhere'"),
+        (["--agents", "ghost"], 1, "The agent 'ghost' does not exist"),
+        (["--agents", "one@9"], 1, "There is no agent 'one@9'; there is one@1"),
+        (["--top-k", "0"], 2, "top_k must be a whole number from 1 to 50"),
+        (["--budget-usd", "nan"], 2, "budget_usd must be a sum"),
+        (["--max-regression", "0.1"], 2, "--max-regression needs --baseline"),
+        (["--baseline", "77"], 1, "There is no eval run 77. There is none yet."),
+        (["--judge", "llm"], 2, "No judge model"),
+        (["--pairwise"], 2, "Pairwise comparison takes judge 'llm'"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_is_asked(dataset, arguments, code, words):
+    scripted("one", "Nobody")
+    given = arguments if "--dataset" in arguments else ["--dataset", dataset, *arguments]
+    assert words in evals(*given, code=code)[1]
+    assert not EvalRun.objects.exists()
+
+
+def test_without_a_dataset_the_data_folders_questions_are_asked(settings, tmp_path):
+    settings.DATA_DIR = tmp_path
+    document_add(collection=collection_get_or_create("default"), name="sea.md", data=b"# Sea\n\nThe keeper is Marta Olsen.")
+    scripted("one", "Marta Olsen")
+    folder = tmp_path / "data" / "eval"
+    folder.mkdir(parents=True)
+    (folder / "queries.jsonl").write_text('{"query": "Who keeps it?", "expected": "Marta Olsen"}\n')
+    result = json.loads(evals("--json")[0])
+    assert (result["eval_set"], result["questions"], result["agents"][0]["score"]) == ("queries v1", 1, 1.0)
