@@ -106,9 +106,10 @@ def agent_set_state(variant: AgentVariant, state: str, user: Any = None) -> Agen
 
 def agents_register_defaults(user: Any = None) -> list[AgentVariant]:
     """The three agents of a fresh installation, on the shipped model. Does nothing where any agent exists."""
-    if AgentVariant.objects.exists():
-        return []
-    return [agent_register(name=name, strategy=name, note="Registered at set-up.", user=user) for name in DEFAULT_AGENTS]
+    with transaction.atomic():
+        if AgentVariant.objects.exists():
+            return []
+        return [agent_register(name=name, strategy=name, note="Registered at set-up.", user=user) for name in DEFAULT_AGENTS]
 
 
 def agent_strategy(variant: AgentVariant) -> Strategy:

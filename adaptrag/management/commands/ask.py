@@ -8,6 +8,7 @@ from django.core.management.base import CommandParser
 
 from adaptrag.common.commands import ContractCommand
 from adaptrag.orchestrator import QueryRequest, query
+from agents.services.agents import agents_register_defaults
 
 
 class Command(ContractCommand):
@@ -21,6 +22,9 @@ class Command(ContractCommand):
         parser.add_argument("--top-k", type=int, help="passages to retrieve (5)")
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
+        if made := agents_register_defaults():
+            names = ", ".join(variant.name for variant in made)
+            self.stderr.write(f"No agent was registered yet; there are now {names}, on the shipped chat model.")
         result = query(
             QueryRequest(
                 question=options["question"],
