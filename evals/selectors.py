@@ -26,6 +26,10 @@ class JudgeCalibration:
     def calibrated(self) -> bool:
         return self.gold.calibrated or self.people.calibrated
 
+    @property
+    def rows(self) -> list[tuple[str, Calibration]]:
+        return [("gold answers (token F1)", self.gold), ("people's ratings", self.people)]
+
     def words(self) -> str:
         if self.calibrated:
             against = [name for name, one in (("gold answers", self.gold), ("people", self.people)) if one.calibrated]

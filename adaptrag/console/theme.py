@@ -97,6 +97,17 @@ UNFOLD = {
                 _rows("Index builds", "deployed_code", "agents.indexbuild"),
             ),
             _group(
+                "How we know",
+                _rows("Eval runs", "science", "evals.evalrun"),
+                _rows("Eval sets", "quiz", "evals.evalset"),
+                _page(
+                    "Judges",
+                    "gavel",
+                    "admin:evals_judges",
+                    permission=lambda request: request.user.has_perm("evals.view_evalrun"),
+                ),
+            ),
+            _group(
                 "Operation",
                 _rows("Jobs", "progress_activity", "common.job"),
                 _rows("API keys", "key", "api.apikey"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evals.services.execution import evalrun_execute, evalrun_questions
+from evals.services.ratings import interactions_judge, interactions_rate
 from evals.services.reports import evalrun_csv, evalrun_items, evalrun_json, evalrun_regressions, evalrun_summary
 from evals.services.runs import (
     RunRequest,
@@ -45,4 +46,6 @@ __all__ = [
     "evalset_from_interactions",
     "evalset_from_path",
     "evalset_get",
+    "interactions_judge",
+    "interactions_rate",
 ]

@@ -63,6 +63,24 @@
     }),
   };
 
+  options.scatter = ({ x, y, unit }) => ({
+    ...common,
+    interaction: { mode: "nearest", intersect: true },
+    scales: {
+      x: axis({ type: "linear", beginAtZero: true, ...(unit && { max: 1 }), title: { display: true, text: x, color: resolved("var(--ar-axis)") } }),
+      y: axis({ min: 0, max: 1, title: { display: true, text: y, color: resolved("var(--ar-axis)") } }),
+    },
+    plugins: {
+      legend: legend(),
+      tooltip: {
+        callbacks: {
+          label: ({ dataset, raw }) => `${dataset.label}: ${y} ${raw.y.toFixed(2)}, ${x} ${raw.x.toFixed(2)}${raw.n ? ` (n ${raw.n})` : ""}`,
+        },
+      },
+    },
+  });
+
+  const types = { bars: "bar", band: "line", scatter: "scatter" };
   const charts = [];
 
   function draw() {
@@ -71,11 +89,8 @@
     Chart.defaults.font.size = 12;
     for (const canvas of document.querySelectorAll("canvas[data-chart]")) {
       const kind = canvas.dataset.chart;
-      charts.push(new Chart(canvas, {
-        type: kind === "bars" ? "bar" : "line",
-        data: coloured(JSON.parse(canvas.dataset.series)),
-        options: options[kind](),
-      }));
+      const series = JSON.parse(canvas.dataset.series);
+      charts.push(new Chart(canvas, { type: types[kind], data: coloured(series), options: options[kind](series) }));
     }
   }
 

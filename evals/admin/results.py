@@ -1,0 +1,49 @@
+"""One answer of a run, with its passages and its trace; reached from the run's page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse
+
+from adaptrag.common.admin import ReadOnlyAdmin
+from evals.models import EvalResult
+
+
+@admin.register(EvalResult)
+class EvalResultAdmin(ReadOnlyAdmin):
+    list_display = ("question", "variant", "run", "score", "latency_ms")
+    list_select_related = ("question", "variant", "run__eval_set")
+    list_filter = ("run__eval_set__name",)
+    change_form_template = "admin/evals/evalresult/page.html"
+    empty_hint = "Answers appear here one by one while a run is under way."
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        result = self.get_object(request, object_id)
+        shown: dict[str, Any] = {}
+        if result:
+            beside = result.run.results.filter(question=result.question).exclude(pk=result.pk).select_related("variant")
+            shown = {
+                "result": result,
+                "beside": beside,
+                "metrics": sorted(result.metrics.items()),
+                "steps": [_step(step, result.latency_ms) for step in result.trace],
+            }
+        return super().change_view(request, object_id, form_url, {**(extra_context or {}), **shown})
+
+
+def _step(step: dict[str, Any], total: float) -> dict[str, Any]:
+    """A trace step with its place on the time line in percent."""
+    total = max(total, step.get("at_ms", 0) + step.get("ms", 0), 1e-6)
+    hidden = ("step", "at_ms", "ms", "purpose")
+    return {
+        "step": step.get("step", ""),
+        "purpose": step.get("purpose", ""),
+        "ms": step.get("ms", 0),
+        "left": f"{100 * step.get('at_ms', 0) / total:.2f}",
+        "width": f"{max(100 * step.get('ms', 0) / total, 0.4):.2f}",
+        "details": {name: value for name, value in step.items() if name not in hidden},
+    }
