@@ -103,9 +103,9 @@ def query(
     collection = _visible(request.collection, request.collections)
     category = _category(request.category, question)
     if request.agent is None:
-        decision = BanditRouter().route(category, _candidates(request.candidates))
+        decision = BanditRouter().route(category, _candidates(request.candidates), question=question, session=request.session)
         variant, routing = decision.variant, _bandit_routing(decision)
-        mode, logged = Interaction.Mode.BANDIT, _logged_routing(decision)
+        mode, logged = decision.mode, _logged_routing(decision)
     else:
         variant = live_variant(request.agent)
         mode, logged = Interaction.Mode.MANUAL, {}
@@ -287,7 +287,7 @@ def _bandit_routing(decision: RoutingDecision) -> dict[str, Any]:
     return {
         "policy": decision.policy,
         "policy_revision": decision.policy_revision,
-        "mode": str(Interaction.Mode.BANDIT.value),
+        "mode": decision.mode,
         "propensity": decision.propensity,
         "candidates": decision.candidates,
     }
@@ -300,6 +300,8 @@ def _logged_routing(decision: RoutingDecision) -> dict[str, Any]:
         "propensity": decision.propensity,
         "candidates": decision.candidates,
         "seed": decision.seed,
+        "clock": decision.clock,
+        "vector": decision.vector,
     }
 
 

@@ -18,10 +18,10 @@ import numpy as np
 from benchmarks.bandit_sets import replay_sets, swapped
 from evals.logs import RoutingLog, read_routing_log
 from evals.replay import mean_interval, paired_difference, random_orders, replay
-from rewards.bandit import ALL_POLICIES, ArmEvidence, Policy
+from rewards.bandit import POLICIES, ArmEvidence, Policy
 
 ONE_CATEGORY = "thompson, one category"
-KINDS = [kind for kind, policy in ALL_POLICIES.items() if not policy.reads_question]
+KINDS = [kind for kind, policy in POLICIES.items() if not policy.reads_question]
 GOAL, OTHER = 0.8, 0.4
 
 
@@ -38,15 +38,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: dict[str, Any], progress: Callable[[float, str], Any]) -> list[dict[str, Any]]:
     """Rows {measured, policy, value, low, high, ...}: see each function."""
-    policies = {kind: ALL_POLICIES[kind].from_parameters({}) for kind in options["policies"]}
+    policies = {kind: POLICIES[kind].from_parameters({}) for kind in options["policies"]}
     rows = []
     if options["dataset"]:
         log = read_routing_log(options["dataset"])
         embeddings = np.load(options["embeddings"]) if options["embeddings"] else None
         linear = (
-            {}
-            if embeddings is None
-            else {kind: ALL_POLICIES[kind].from_parameters({}) for kind in ("lints", "discounted_lints")}
+            {} if embeddings is None else {kind: POLICIES[kind].from_parameters({}) for kind in ("lints", "discounted_lints")}
         )
         rows += on_file(log, policies | linear, options["shuffles"], options["seed"], progress, embeddings)
     for label, size in (("150 to 800 rows", None), ("800 rows", 800)):
@@ -144,6 +142,6 @@ def decisions(policies: dict[str, Policy], arms: int = 20, categories: int = 10,
 
 def _entrants(log: RoutingLog, policies: dict[str, Policy]) -> dict[str, tuple[RoutingLog, Policy]]:
     blind = dataclasses.replace(log, categories=np.zeros(len(log), dtype=int), category_names=("",))
-    return {ONE_CATEGORY: (blind, ALL_POLICIES["thompson"].from_parameters({}))} | {
+    return {ONE_CATEGORY: (blind, POLICIES["thompson"].from_parameters({}))} | {
         kind: (log, policy) for kind, policy in policies.items()
     }

@@ -57,9 +57,9 @@ def measure(agents: int, categories: int, revisions: int, decisions: int) -> lis
     django.setup()
     call_command("migrate", verbosity=0)
     from rewards.bandit import POLICIES
+    from rewards.decision import decision_state
     from rewards.models import RoutingPolicy
     from rewards.router import BanditRouter
-    from rewards.selectors import decision_state
     from rewards.services import policy_activate, policy_save
 
     variants, names = _fill(agents, categories, revisions), [f"category {i}" for i in range(categories)]
@@ -87,7 +87,9 @@ def _fill(agents: int, categories: int, revisions: int) -> list[Any]:
             )
             for category in names:
                 pulls = dice.randint(0, 300)
-                BanditArm.objects.create(category=category, variant=variant, pulls=pulls, total=pulls * dice.uniform(0.4, 0.8))
+                total = pulls * dice.uniform(0.4, 0.8)
+                weighted = {"weight": pulls, "weighted_total": total, "weighted_squares": total}
+                BanditArm.objects.create(category=category, variant=variant, pulls=pulls, total=total, **weighted)
         for category in names:
             PriorReward.objects.create(category=category, agent_name=variant.name, pulls=5, total=dice.uniform(1, 4))
         live.append(variant)

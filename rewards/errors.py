@@ -25,6 +25,12 @@ class NoCandidates(Conflict):
     code = "no_candidates"
 
 
+class PinnedUnavailable(Conflict):
+    """A category is pinned to an agent that can't take the question."""
+
+    code = "pinned_unavailable"
+
+
 class InfeasibleShares(Conflict):
     """Traffic floors and caps that no probability vector satisfies: the site's settings, not the request, are at fault."""
 

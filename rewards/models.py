@@ -27,22 +27,43 @@ class RoutingPolicy(models.Model):
     """
 
     # What a logged (policy, revision) must pin down for a decision to be explained later.
-    REVISED_BY = ("kind", "parameters", "min_share", "judges_count", "learn_since")
+    REVISED_BY = (
+        *("kind", "parameters", "min_share", "sticky_sessions"),
+        *("judges_count", "latency_weight", "cost_weight", "learn_since"),
+    )
 
     class Kind(models.TextChoices):
-        THOMPSON = "thompson", "Thompson sampling (Beta posteriors)"
+        HIERARCHICAL = "hierarchical_thompson", "Hierarchical Thompson sampling: categories learn from each other"
+        THOMPSON = "thompson", "Thompson sampling, each category by itself"
+        LINTS = "lints", "Linear Thompson sampling on the question's embedding"
         UCB1 = "ucb1", "UCB1"
         EPSILON_GREEDY = "epsilon_greedy", "epsilon-greedy"
+        DISCOUNTED_HIERARCHICAL = "discounted_hierarchical_thompson", "Hierarchical Thompson sampling that forgets"
+        DISCOUNTED_THOMPSON = "discounted_thompson", "Thompson sampling that forgets"
+        DISCOUNTED_LINTS = "discounted_lints", "Linear Thompson sampling that forgets"
+        DISCOUNTED_UCB1 = "discounted_ucb1", "UCB1 that forgets"
+        DISCOUNTED_EPSILON_GREEDY = "discounted_epsilon_greedy", "epsilon-greedy that forgets"
 
     name = models.CharField(max_length=64, unique=True)
-    kind = models.CharField(max_length=32, choices=Kind, default=Kind.THOMPSON)
+    kind = models.CharField(max_length=40, choices=Kind, default=Kind.HIERARCHICAL)
     parameters = models.JSONField(default=dict, blank=True)
     min_share = models.FloatField(
         default=0.02,
         validators=[MinValueValidator(0.0), MaxValueValidator(0.5)],
         help_text="Smallest share of the traffic that every enabled agent keeps (exploration floor).",
     )
+    sticky_sessions = models.BooleanField(
+        default=False, help_text="Keep a session with the agent that the policy drew for its first question."
+    )
     judges_count = models.BooleanField(default=False, help_text="Let judges' and metrics' ratings move the arms too.")
+    latency_weight = models.FloatField(
+        default=0, validators=UNIT, help_text="Reward taken off for each second that an answer took, 0 to 1."
+    )
+    cost_weight = models.FloatField(
+        default=0,
+        validators=[MinValueValidator(0.0), MaxValueValidator(1000.0)],
+        help_text="Reward taken off for each US dollar that an answer cost; 10 takes 0.1 off for a cent.",
+    )
     active = models.BooleanField(default=False, editable=False)
     revision = models.PositiveIntegerField(default=1, editable=False)
     learn_since = models.DateTimeField(
@@ -69,6 +90,9 @@ class RoutingPolicy(models.Model):
     def clean(self) -> None:
         if not math.isfinite(self.min_share):
             raise ValidationError({"min_share": f"{self.min_share} is not a share; use a number from 0 to 0.5."})
+        for name in ("latency_weight", "cost_weight"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValidationError({name: f"{getattr(self, name)} is not a number; use 0 for no such deduction."})
         try:
             self.rule()
         except ValueError as error:
@@ -81,6 +105,74 @@ class RoutingPolicy(models.Model):
         if not isinstance(self.parameters, dict):
             raise ValueError(f'parameters are a JSON object such as {{"c": 1.4}}, not {self.parameters!r}.')
         return POLICIES[self.kind].from_parameters(self.parameters)
+
+    def evidence_rule(self) -> tuple[Any, ...]:
+        """What decides how ratings become evidence. Two policies that agree on it can share the arms."""
+        rule = self.rule()
+        decay = None if rule.half_life is None else (rule.half_life, rule.unit)
+        dimensions = rule.dimensions if rule.reads_question else None
+        return self.judges_count, self.latency_weight, self.cost_weight, decay, dimensions
+
+
+class AgentLimit(models.Model):
+    """An operator's bounds on an agent's share of the routed traffic, in every category. Empty: the policy's floor, no cap."""
+
+    agent_name = models.CharField("agent", max_length=64, unique=True)
+    min_share = models.FloatField("least share", null=True, blank=True, validators=UNIT)
+    max_share = models.FloatField("largest share", null=True, blank=True, validators=UNIT)
+    paused = models.BooleanField(default=False, help_text="Gets no routed question; a caller can still name it.")
+    updated_at = models.DateTimeField(auto_now=True)
+    history = HistoricalRecords()
+
+    class Meta:
+        verbose_name = "traffic limit"
+        ordering = ["agent_name"]
+
+    def __str__(self) -> str:
+        if self.paused:
+            return f"{self.agent_name}: paused"
+        low = "" if self.min_share is None else f" at least {100 * self.min_share:g} %"
+        high = "" if self.max_share is None else f" at most {100 * self.max_share:g} %"
+        return f"{self.agent_name}:{low}{high}" if low or high else f"{self.agent_name}: no limits"
+
+    def clean(self) -> None:
+        for name in ("min_share", "max_share"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValidationError({name: f"{value} is not a share; use a number from 0 to 1."})
+        if self.min_share is not None and self.max_share is not None and self.min_share > self.max_share:
+            raise ValidationError({"min_share": f"{self.min_share:g} is more than the largest share, {self.max_share:g}."})
+
+
+class CategoryPin(models.Model):
+    """A category whose questions all go to one agent, whatever the policy thinks."""
+
+    category = models.CharField(max_length=32, unique=True)
+    agent_name = models.CharField("agent", max_length=64)
+    updated_at = models.DateTimeField(auto_now=True)
+    history = HistoricalRecords()
+
+    class Meta:
+        verbose_name = "pinned category"
+        verbose_name_plural = "pinned categories"
+        ordering = ["category"]
+
+    def __str__(self) -> str:
+        return f"{self.category} -> {self.agent_name}"
+
+
+class LearningClock(models.Model):
+    """One row. `ticks` counts the interactions with feedback so far; it never goes back, not by a reset or a rebuild.
+
+    epoch: the time at which a reward weighs 1 in the arms' stored weights, in the unit of the active policy's half-life."""
+
+    ONLY = 1
+
+    ticks = models.BigIntegerField(default=0)
+    epoch = models.FloatField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.ticks} interactions with feedback"
 
 
 class PriorReward(models.Model):
@@ -116,13 +208,18 @@ class PriorReward(models.Model):
 
 
 class BanditArm(models.Model):
-    """(category, variant) as the bandit sees it: sums over interactions with feedback, changed with F() only."""
+    """(category, variant) as the bandit sees it: sums over interactions with feedback, changed by database arithmetic only.
+
+    The weighted sums are what the router reads: each reward times its `Pull.weight`, which is 1 unless the policy forgets."""
 
     category = models.CharField(max_length=32)
     variant = models.ForeignKey(AgentVariant, on_delete=models.CASCADE, related_name="arms")
     pulls = models.FloatField(default=0)
     total = models.FloatField(default=0, help_text="Sum of rewards.")
     total_squares = models.FloatField(default=0, help_text="Sum of squared rewards.")
+    weight = models.FloatField(default=0, help_text="Sum of the rewards' weights.")
+    weighted_total = models.FloatField(default=0)
+    weighted_squares = models.FloatField(default=0)
     updated_at = models.DateTimeField(auto_now=True)
 
     class Meta:
@@ -133,11 +230,28 @@ class BanditArm(models.Model):
         return f"{self.variant} / {self.category}"
 
 
+class LinearArm(models.Model):
+    """What linear policies know of a variant, over all categories: weighted sums of x x' and reward x, x the question's vector.
+
+    Kept for the active policy alone, and changed under a row lock. Arrays as base64 of little-endian doubles."""
+
+    variant = models.OneToOneField(AgentVariant, primary_key=True, on_delete=models.CASCADE, related_name="linear_arm")
+    dimensions = models.PositiveIntegerField()
+    design = models.TextField(help_text="(D, D), D = dimensions + 1.")
+    response = models.TextField(help_text="(D,).")
+    updated_at = models.DateTimeField(auto_now=True)
+
+    def __str__(self) -> str:
+        return f"{self.variant} in {self.dimensions} dimensions"
+
+
 class Interaction(models.Model):
     """One question, its context, its answer, how it was routed, and what it cost."""
 
     class Mode(models.TextChoices):
         BANDIT = "bandit"
+        PINNED = "pinned", "category pinned to the agent"
+        STICKY = "sticky", "kept for the session"
         MANUAL = "manual_override", "forced by the caller"
         COMPARE = "compare", "side by side"
         IMPORTED = "imported"
@@ -162,6 +276,7 @@ class Interaction(models.Model):
     policy_revision = models.PositiveIntegerField(null=True, blank=True)
     propensity = models.FloatField(null=True, blank=True, help_text="Probability with which the policy picked this arm.")
     seed = models.BigIntegerField(null=True, blank=True)
+    clock = models.BigIntegerField(null=True, blank=True, help_text="Interactions with feedback when the question was asked.")
     session = models.CharField(max_length=100, blank=True, db_index=True)
     collection = models.ForeignKey(Collection, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
     asked_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
@@ -226,7 +341,11 @@ class Pull(models.Model):
 
     interaction = models.OneToOneField(Interaction, primary_key=True, on_delete=models.CASCADE, related_name="pull")
     arm = models.ForeignKey(BanditArm, on_delete=models.CASCADE, related_name="+")
-    value = models.FloatField(help_text="Mean of the ratings that count.")
+    quality = models.FloatField(help_text="Mean of the ratings that count.")
+    latency_penalty = models.FloatField(default=0, help_text="Taken off for the time that the answer took.")
+    cost_penalty = models.FloatField(default=0, help_text="Taken off for what the answer cost.")
+    value = models.FloatField(help_text="The reward: quality less the penalties, not below 0.")
+    weight = models.FloatField(default=1, help_text="With which it was added to the arm.")
     at = models.DateTimeField(db_index=True, help_text="When the question was asked.")
     policy_revision = models.PositiveIntegerField(help_text="Of the policy whose rules chose the ratings that count.")
 
@@ -235,3 +354,13 @@ class Pull(models.Model):
 
     def __str__(self) -> str:
         return f"{self.value:g} for {self.arm_id}"
+
+
+class QuestionVector(models.Model):
+    """A question's embedding, float32, kept where a linear policy decided or learned from it."""
+
+    interaction = models.OneToOneField(Interaction, primary_key=True, on_delete=models.CASCADE, related_name="vector")
+    embedding = models.BinaryField()
+
+    def __str__(self) -> str:
+        return str(self.interaction_id)

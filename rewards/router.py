@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,62 +13,91 @@ from typing import Any
 import numpy as np
 
 from agents.models import AgentVariant
-from rewards.bandit import POLICIES, ArmEvidence, Policy, draw, project
-from rewards.errors import InfeasibleShares, NoCandidates
-from rewards.selectors import Ancestor, DecisionState, decision_state
+from rewards.bandit import POLICIES, ArmEvidence, Policy, draw, project, traffic_bounds
+from rewards.bandit.lints import question_context
+from rewards.decision import DecisionState, arm_evidence, decision_state
+from rewards.errors import InfeasibleShares, NoCandidates, PinnedUnavailable
+from rewards.models import Interaction
+from rewards.services import linear
+from rewards.services.evidence import SECONDS_A_DAY
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoutingDecision:
     """A choice and how it came about. `propensity` is exactly the chosen candidate's probability.
 
+    mode: bandit, or pinned or sticky, which no policy chose: they have no propensity, no candidates and no seed.
     candidates: {agent, revision, variant_id, probability, pulls, mean}; pulls and mean are what the policy saw, priors and
     inherited evidence included. `drawn_again` repeats the draw from candidates and seed.
+    clock: see Interaction. vector: the question's embedding, where the policy looked at it.
     """
 
     variant: AgentVariant
-    propensity: float
+    mode: str
+    propensity: float | None
     candidates: list[dict[str, Any]]
     policy: str
     policy_revision: int
-    seed: int
+    seed: int | None
+    clock: int
+    vector: np.ndarray | None = None
 
 
 class BanditRouter:
     """Picks the agent that answers."""
 
-    def route(self, category: str, variants: Sequence[AgentVariant], *, seed: int | None = None) -> RoutingDecision:
-        """One query, no model call. Raises NoCandidates, or InfeasibleShares when the floor can't be kept for all."""
+    def route(
+        self,
+        category: str,
+        variants: Sequence[AgentVariant],
+        *,
+        question: str = "",
+        session: str = "",
+        seed: int | None = None,
+    ) -> RoutingDecision:
+        """One query; the question is embedded only for a policy that looks at it.
+
+        An operator's pin comes first, then the session's agent where the policy keeps sessions, then the draw. Raises
+        NoCandidates, PinnedUnavailable, or InfeasibleShares where the bounds on the agents' shares can't all be kept."""
         if not variants:
             raise NoCandidates(
                 "No agent is switched on, so nothing can answer. Enable one in the admin under Agents, or register one there."
             )
-        seed = secrets.randbits(63) if seed is None else seed
-        state = decision_state(category, variants)
-        evidence = evidence_for(variants, state.family)
+        state = decision_state(category, variants, session)
+        taking = [variant for variant in variants if not state.family[variant.pk].paused]
+        if state.settings.pinned is not None:
+            return _undrawn(Interaction.Mode.PINNED, _pinned(category, state.settings.pinned, taking), state)
+        if not taking:
+            raise NoCandidates("Every agent that could answer is paused. Resume one in the admin under Traffic limits.")
+        kept = next((variant for variant in taking if variant.pk == state.settings.sticky_variant), None)
+        if kept is not None:
+            return _undrawn(Interaction.Mode.STICKY, kept, state)
+        return self._drawn(category, taking, state, question, secrets.randbits(63) if seed is None else seed)
+
+    @staticmethod
+    def _drawn(
+        category: str, variants: Sequence[AgentVariant], state: DecisionState, question: str, seed: int
+    ) -> RoutingDecision:
+        settings = state.settings
+        policy = _policy(settings.kind, settings.parameters)
+        vector = linear.question_vector(question) if policy.reads_question else None
+        context = None if vector is None else question_context(vector, policy.dimensions)
+        evidence = arm_evidence(state, category, variants, policy, now=_now(policy, settings.ticks), context=context)
         # The policy's own randomness is a stream apart, so the draw can be repeated from the logged probabilities alone.
-        probabilities = _policy(state.kind, state.parameters).probabilities(evidence, np.random.default_rng((seed, 1)))
-        probabilities = _with_floor(probabilities, state)
+        probabilities = policy.probabilities(evidence, np.random.default_rng((seed, 1)))
+        probabilities = _bounded(probabilities, variants, state)
         chosen = draw(probabilities, np.random.default_rng(seed))
-        figures = zip(variants, probabilities.tolist(), evidence.counts.tolist(), evidence.sums.tolist(), strict=True)
-        candidates = [
-            {
-                "agent": variant.name,
-                "revision": variant.revision,
-                "variant_id": variant.pk,
-                "probability": probability,
-                "pulls": round(pulls, 6),
-                "mean": round(total / pulls, 6) if pulls > 0 else None,
-            }
-            for variant, probability, pulls, total in figures
-        ]
+        candidates = _candidates(variants, probabilities, evidence)
         return RoutingDecision(
             variant=variants[chosen],
+            mode=Interaction.Mode.BANDIT.value,
             propensity=candidates[chosen]["probability"],
             candidates=candidates,
-            policy=state.policy,
-            policy_revision=state.revision,
+            policy=settings.policy,
+            policy_revision=settings.revision,
             seed=seed,
+            clock=settings.ticks,
+            vector=vector,
         )
 
 
@@ -76,30 +106,51 @@ def drawn_again(candidates: Sequence[dict[str, Any]], seed: int) -> int:
     return draw(np.array([candidate["probability"] for candidate in candidates]), np.random.default_rng(seed))
 
 
-def evidence_for(variants: Sequence[AgentVariant], family: dict[int, Ancestor]) -> ArmEvidence:
-    """The variants as arms: own rewards, plus each predecessor's at the share that its successor inherits."""
-    inherited = [_inherited(variant.pk, family) for variant in variants]
-    own = [family[variant.pk] for variant in variants]
-    return ArmEvidence(
-        pulls=[pulls for pulls, _ in inherited],
-        totals=[total for _, total in inherited],
-        prior_pulls=[row.prior_pulls for row in own],
-        prior_totals=[row.prior_total for row in own],
+def _pinned(category: str, agent: str, taking: Sequence[AgentVariant]) -> AgentVariant:
+    for variant in taking:
+        if variant.name == agent:
+            return variant
+    raise PinnedUnavailable(
+        f"Questions of the category {category!r} are pinned to the agent {agent!r}, which is not among those that can answer. "
+        "Enable it, or remove the pin in the admin under Pinned categories.",
+        category=category,
+        agent=agent,
     )
 
 
-def _inherited(pk: int, family: dict[int, Ancestor]) -> tuple[float, float]:
-    pulls = total = 0.0
-    share = 1.0
-    link: int | None = pk
-    while link is not None and share > 0:
-        row = family[link]
-        pulls += share * row.pulls
-        # Sums that rewards were subtracted from again can miss their bounds by a rounding error.
-        total += share * min(max(row.total, 0.0), row.pulls)
-        share *= row.inherit
-        link = row.predecessor
-    return pulls, total
+def _undrawn(mode: Interaction.Mode, variant: AgentVariant, state: DecisionState) -> RoutingDecision:
+    settings = state.settings
+    return RoutingDecision(
+        variant=variant,
+        mode=mode.value,
+        propensity=None,
+        candidates=[],
+        policy=settings.policy,
+        policy_revision=settings.revision,
+        seed=None,
+        clock=settings.ticks,
+    )
+
+
+def _now(policy: Policy, ticks: int) -> float:
+    if policy.half_life is None:
+        return 0.0
+    return time.time() / SECONDS_A_DAY if policy.unit == "days" else float(ticks)
+
+
+def _candidates(variants: Sequence[AgentVariant], probabilities: np.ndarray, evidence: ArmEvidence) -> list[dict[str, Any]]:
+    figures = zip(variants, probabilities.tolist(), evidence.counts.tolist(), evidence.sums.tolist(), strict=True)
+    return [
+        {
+            "agent": variant.name,
+            "revision": variant.revision,
+            "variant_id": variant.pk,
+            "probability": probability,
+            "pulls": round(pulls, 6),
+            "mean": round(total / pulls, 6) if pulls > 0 else None,
+        }
+        for variant, probability, pulls, total in figures
+    ]
 
 
 @lru_cache(maxsize=64)
@@ -107,14 +158,13 @@ def _policy(kind: str, parameters: str) -> Policy:
     return POLICIES[kind].from_parameters(json.loads(parameters))
 
 
-def _with_floor(probabilities: np.ndarray, state: DecisionState) -> np.ndarray:
-    count = len(probabilities)
-    if state.min_share * count > 1 + 1e-9:
-        raise InfeasibleShares(
-            f"{count} agents can't each keep a share of {state.min_share:g}. Lower the minimum share of the policy "
-            f"{state.policy!r} to at most {1 / count:.4f}, or disable agents.",
-            min_share=state.min_share,
-            agents=count,
-        )
-    floors = np.full(count, state.min_share)
-    return project(probabilities, floors, np.ones(count), int(probabilities.argmax()))
+def _bounded(probabilities: np.ndarray, variants: Sequence[AgentVariant], state: DecisionState) -> np.ndarray:
+    members = [state.family[variant.pk] for variant in variants]
+    floor = state.settings.min_share
+    try:
+        floors, caps = traffic_bounds(floor, [(member.min_share, member.max_share) for member in members])
+    except ValueError as error:
+        raise InfeasibleShares(f"No question can be routed: {error}", min_share=floor, agents=len(variants)) from error
+    # What caps cut off goes to the arm that the policy likes best of those without a cap.
+    free = np.where(caps >= 1, probabilities, -1.0)
+    return project(probabilities, floors, caps, int(free.argmax() if (caps >= 1).any() else probabilities.argmax()))

@@ -1,6 +1,6 @@
 """Bandit policies: pure arithmetic on arrays, one policy a module."""
 
-from rewards.bandit.base import ArmEvidence, Policy, draw, project
+from rewards.bandit.base import ArmEvidence, Policy, draw, project, traffic_bounds
 from rewards.bandit.discounted import (
     DiscountedEpsilonGreedy,
     DiscountedHierarchicalThompson,
@@ -15,23 +15,23 @@ from rewards.bandit.lints import LinTS
 from rewards.bandit.thompson import Thompson
 from rewards.bandit.ucb1 import UCB1
 
-# What the router can run, and what replay can run besides: those need evidence that no row keeps yet.
-POLICIES: dict[str, type[Policy]] = {policy.kind: policy for policy in (Thompson, UCB1, EpsilonGreedy)}
-ALL_POLICIES: dict[str, type[Policy]] = POLICIES | {
+POLICIES: dict[str, type[Policy]] = {
     policy.kind: policy
     for policy in (
         HierarchicalThompson,
+        Thompson,
         LinTS,
+        UCB1,
+        EpsilonGreedy,
+        DiscountedHierarchicalThompson,
         DiscountedThompson,
+        DiscountedLinTS,
         DiscountedUCB1,
         DiscountedEpsilonGreedy,
-        DiscountedHierarchicalThompson,
-        DiscountedLinTS,
     )
 }
 
 __all__ = [
-    "ALL_POLICIES",
     "POLICIES",
     "UCB1",
     "ArmEvidence",
@@ -48,4 +48,5 @@ __all__ = [
     "Thompson",
     "draw",
     "project",
+    "traffic_bounds",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -170,6 +170,27 @@ def draw(probabilities: Array, rng: np.random.Generator) -> int:
     index = int(cumulative.searchsorted(rng.random() * cumulative[-1], side="right"))
     # Rounding can carry the product up to the last sum; the arm meant is then the last that has any probability.
     return index if index < len(cumulative) else int(np.flatnonzero(probabilities)[-1])
+
+
+def traffic_bounds(min_share: float, bounds: Sequence[tuple[float | None, float | None]]) -> tuple[Array, Array]:
+    """(floors, caps), shape (K,), from a floor for all and each arm's own (least, largest) share, None where it has none.
+
+    An arm whose own cap lies below the floor for all keeps to its cap. Raises ValueError, with the remedy, where no
+    probability vector keeps them all."""
+    caps = np.array([1.0 if high is None else high for _, high in bounds])
+    floors = np.minimum([min_share if low is None else low for low, _ in bounds], caps)
+    count = len(bounds)
+    if floors.sum() > 1 + SLACK:
+        raise ValueError(
+            f"{count} agents can't each keep their least share: together they ask for {floors.sum():.2%}. Lower the policy's "
+            f"minimum share to at most {1 / count:.4f} and the agents' own least shares, or disable agents."
+        )
+    if caps.sum() < 1 - SLACK:
+        raise ValueError(
+            f"the largest shares of {count} agents leave {1 - caps.sum():.2%} of the traffic to nobody. Raise some, or enable "
+            "an agent without one."
+        )
+    return floors, caps
 
 
 def project(probabilities: Array, floors: Array, caps: Array, incumbent: int) -> Array:

@@ -1,6 +1,7 @@
 """Arms: kept in step with ratings, rebuilt from the log, reset to the priors.
 
-An interaction has at most one Pull: the mean of its ratings that count. An arm is the sum of its pulls.
+An interaction has at most one Pull: the mean of its ratings that count, less what its time and cost take off. An arm is the
+sum of its pulls.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.db.models import Avg, Count, F, QuerySet, Sum, Value
+from django.db.models import Count, F, Sum, Value
 from django.utils import timezone
 
-from rewards.models import BanditArm, Interaction, Pull, Reward, RoutingPolicy
+from rewards.models import BanditArm, Interaction, LearningClock, LinearArm, Pull, Reward, RoutingPolicy
 from rewards.selectors import active_policy
+from rewards.services import linear
+from rewards.services.evidence import Applied, EvidenceRule, clock_read
 from rewards.services.turn import write_turn
 
 Progress = Callable[[float, str], Any]
 ArmKey = tuple[str, int]  # (category, variant id)
 
-# Compared answers are looked at side by side, which rates them differently from an answer that stands alone.
-COUNTING_MODES = (Interaction.Mode.BANDIT, Interaction.Mode.MANUAL, Interaction.Mode.IMPORTED)
 _ADVISORY_LOCK = 0x_ADA9_72A6  # any number that nothing else in the database uses
 
 
@@ -43,92 +44,100 @@ def evidence_lock(*, exclusive: bool = False) -> None:
             cursor.execute(f"SELECT pg_advisory_xact_lock{'' if exclusive else '_shared'}(%s)", [_ADVISORY_LOCK])
 
 
-def pull_value(interaction: Interaction, ratings: Iterable[Reward], policy: RoutingPolicy) -> float | None:
-    """What an interaction gives its arm: the mean of its ratings that count, None for no pull; `_evidence` says it in SQL."""
-    if interaction.state != Interaction.State.ANSWERED or interaction.mode not in COUNTING_MODES:
-        return None
-    if policy.learn_since is not None and interaction.created_at < policy.learn_since:
-        return None
-    values = [rating.value for rating in ratings if policy.judges_count or rating.source == Reward.Source.USER]
-    return sum(values) / len(values) if values else None
-
-
-def _evidence(policy: RoutingPolicy) -> QuerySet[Interaction]:
-    """The interactions that give their arm a pull, once for each rating that counts."""
-    sources = Reward.Source.values if policy.judges_count else [Reward.Source.USER]
-    counting = Interaction.objects.filter(
-        state=Interaction.State.ANSWERED, mode__in=COUNTING_MODES, rewards__source__in=sources
-    ).order_by()
-    return counting if policy.learn_since is None else counting.filter(created_at__gte=policy.learn_since)
-
-
 def pulls_settle(
     rated: Iterable[tuple[Interaction, Iterable[Reward]]], pulls: Mapping[UUID, Pull], policy: RoutingPolicy
 ) -> dict[ArmKey, ArmFigures]:
     """Bring pulls and arms in line with interactions and all of their ratings; the figures of the arms that moved.
 
-    pulls: those that the interactions have so far. The caller holds `evidence_lock` and the interactions' rows.
+    pulls: those that the interactions have so far. The caller holds `evidence_lock` and the interactions' rows. Raises
+    WeightsOutgrown, before anything is written, where the stored weights need a later epoch first.
     """
-    change: dict[ArmKey, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
-    fresh: list[tuple[Interaction, float]] = []
+    rule = EvidenceRule(policy, clock_read())
+    change: dict[ArmKey, list[float]] = defaultdict(lambda: [0.0] * len(_SUMS))
+    steps: list[linear.Step] = []
+    fresh: list[tuple[Interaction, Applied]] = []
     moved, gone = [], []
     for interaction, ratings in rated:
-        pull, value = pulls.get(interaction.pk), pull_value(interaction, ratings, policy)
-        if value == (None if pull is None else pull.value):
+        pull, applied = pulls.get(interaction.pk), rule.applied(interaction, ratings)
+        if _figures(applied) == _figures(pull):
             continue
         key = interaction.category, interaction.variant_id
-        if pull is not None:
-            _add(change[key], pull.value, -1)
-        if value is not None:
-            _add(change[key], value, 1)
+        for sign, part in ((-1, pull), (1, applied)):
+            if part is not None:
+                _add(change[key], part.value, part.weight, sign)
+                steps.append(linear.Step(interaction.pk, interaction.variant_id, part.value, sign * part.weight))
         if pull is None:
-            fresh.append((interaction, value))
-        elif value is None:
+            fresh.append((interaction, applied))
+        elif applied is None:
             gone.append(pull.pk)
         else:
-            pull.value, pull.policy_revision = value, policy.revision
+            for name in _APPLIED:
+                setattr(pull, name, getattr(applied, name))
+            pull.policy_revision = policy.revision
             moved.append(pull)
     # In one order, so that two transactions that move several arms don't wait for each other.
-    arms = {key: _arm_add(key, *change[key]) for key in sorted(change)}
+    arms = {key: _arm_add(key, change[key]) for key in sorted(change)}
     Pull.objects.bulk_create(
         Pull(
             pk=interaction.pk,
             arm_id=arms[interaction.category, interaction.variant_id].pk,
-            value=value,
             at=interaction.created_at,
             policy_revision=policy.revision,
+            **{name: getattr(applied, name) for name in _APPLIED},
         )
-        for interaction, value in fresh
+        for interaction, applied in fresh
     )
     if moved:
-        Pull.objects.bulk_update(moved, ["value", "policy_revision"])
+        Pull.objects.bulk_update(moved, [*_APPLIED, "policy_revision"])
     if gone:
         Pull.objects.filter(pk__in=gone).delete()
+    if steps and policy.rule().reads_question:
+        linear.arms_move(steps, policy.rule().dimensions)
+    if fresh:
+        _tick(len(fresh))  # last: every feedback writes this one row, and waits for it until the other's transaction ends
     return arms
 
 
-def _add(sums: list[float], value: float, sign: int) -> None:
-    for i, power in enumerate((1.0, value, value * value)):
-        sums[i] += sign * power
+_APPLIED = ("quality", "latency_penalty", "cost_penalty", "value", "weight")
+_SUMS = ("pulls", "total", "total_squares", "weight", "weighted_total", "weighted_squares")
+
+
+def _figures(part: Applied | Pull | None) -> tuple[float, float] | None:
+    return None if part is None else (part.quality, part.value)
+
+
+def _add(sums: list[float], value: float, weight: float, sign: int) -> None:
+    powers = (1.0, value, value * value)
+    for i, amount in enumerate((*powers, *(weight * power for power in powers))):
+        sums[i] += sign * amount
 
 
 # Makes the arm or adds to it, and reads it back, in one statement that no other writer can come between.
 _ADD = f"""
-INSERT INTO {BanditArm._meta.db_table} AS arm (category, variant_id, pulls, total, total_squares, updated_at)
-VALUES (%s, %s, %s, %s, %s, %s)
-ON CONFLICT (category, variant_id) DO UPDATE SET
-    pulls = arm.pulls + excluded.pulls, total = arm.total + excluded.total,
-    total_squares = arm.total_squares + excluded.total_squares, updated_at = excluded.updated_at
+INSERT INTO {BanditArm._meta.db_table} AS arm (category, variant_id, updated_at, {", ".join(_SUMS)})
+VALUES (%s, %s, %s, {", ".join(["%s"] * len(_SUMS))})
+ON CONFLICT (category, variant_id) DO UPDATE SET updated_at = excluded.updated_at,
+    {", ".join(f"{name} = arm.{name} + excluded.{name}" for name in _SUMS)}
 RETURNING id, pulls, total
 """  # noqa: S608 - the table's own name
 
+_TICK = f"""
+INSERT INTO {LearningClock._meta.db_table} AS clock (id, ticks, epoch) VALUES (%s, %s, 0)
+ON CONFLICT (id) DO UPDATE SET ticks = clock.ticks + excluded.ticks
+"""  # noqa: S608
 
-def _arm_add(key: ArmKey, pulls: float, total: float, squares: float) -> ArmFigures:
+
+def _arm_add(key: ArmKey, sums: list[float]) -> ArmFigures:
     now = connection.ops.adapt_datetimefield_value(timezone.now())
     with connection.cursor() as cursor:
-        cursor.execute(_ADD, [*key, pulls, total, squares, now])
+        cursor.execute(_ADD, [*key, now, *sums])
         pk, pulls, total = cursor.fetchone()
     return ArmFigures(pk=pk, pulls=pulls, total=total)
+
+
+def _tick(count: int) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(_TICK, [LearningClock.ONLY, count])
 
 
 @write_turn()
@@ -136,9 +145,9 @@ def _arm_add(key: ArmKey, pulls: float, total: float, squares: float) -> ArmFigu
 def arms_rebuild(progress: Progress | None = None) -> int:
     """Arms and pulls from the log, by statements that run inside the database; returns the number of pulls.
 
-    Feedback waits until it is done, so none is lost."""
+    Feedback waits until it is done, so none is lost. Linear arms are added up from the questions' embeddings."""
     evidence_lock(exclusive=True)
-    return _rebuild(active_policy(), progress or (lambda fraction, message: None))
+    return rebuild(active_policy(), progress or (lambda fraction, message: None))
 
 
 @write_turn()
@@ -151,42 +160,61 @@ def learning_reset(user: Any = None) -> RoutingPolicy:
     policy._history_user = user
     policy._change_reason = "learning reset"
     policy.save()
-    _rebuild(policy, lambda fraction, message: None)
+    rebuild(policy, lambda fraction, message: None)
     return policy
 
 
-def _rebuild(policy: RoutingPolicy, progress: Progress) -> int:
+def rebuild(policy: RoutingPolicy, progress: Progress) -> int:
+    """`arms_rebuild` for a caller that holds the exclusive `evidence_lock`. The epoch moves to now where weights have outgrown
+    it, or where it belongs to another unit of time."""
     progress(0.0, "counting ratings")
+    clock = clock_read()
+    rule = EvidenceRule(policy, clock)
+    if rule.decay is not None and (rule.decay.rebase_due(rule.now()) or rule.now() < clock.epoch):
+        clock.epoch = rule.now()
+        clock.save()
+        rule = EvidenceRule(policy, clock)
     Pull.objects.all().delete()
-    evidence = _evidence(policy)
     BanditArm.objects.bulk_create(
         [
             BanditArm(category=category, variant_id=variant)
-            for category, variant in evidence.values_list("category", "variant_id").distinct()
+            for category, variant in rule.interactions().values_list("category", "variant_id").distinct()
         ],
         ignore_conflicts=True,
     )
     progress(0.2, "writing pulls")
-    rows = (
-        evidence.filter(variant__arms__category=F("category"))
-        .values("pk", "variant__arms__pk", "created_at")
-        .annotate(value=Avg("rewards__value"))
-        .values_list("pk", "variant__arms__pk", "value", "created_at", Value(policy.revision))
-    )
-    select, parameters = rows.query.sql_with_params()
-    columns = ", ".join(Pull._meta.get_field(name).column for name in ("interaction", "arm", "value", "at", "policy_revision"))
+    select, parameters = rule.in_sql().annotate(revision=Value(policy.revision)).query.sql_with_params()
+    names = ("interaction", "arm", *_APPLIED, "at", "policy_revision")
+    columns = ", ".join(Pull._meta.get_field(name).column for name in names)
     with connection.cursor() as cursor:
         cursor.execute(f"INSERT INTO {Pull._meta.db_table} ({columns}) {select}", parameters)
-    progress(0.8, "adding up arms")
+    progress(0.5, "adding up arms")
+    value, weight = F("value"), F("weight")
     sums = (
-        Pull.objects.order_by().values("arm").annotate(n=Count("pk"), total=Sum("value"), squares=Sum(F("value") * F("value")))
+        Pull.objects.order_by()
+        .values("arm")
+        .annotate(
+            s_pulls=Count("pk"),
+            s_total=Sum("value"),
+            s_total_squares=Sum(value * value),
+            s_weight=Sum("weight"),
+            s_weighted_total=Sum(weight * value),
+            s_weighted_squares=Sum(weight * value * value),
+        )
     )
     by_arm = {row["arm"]: row for row in sums}
     arms = list(BanditArm.objects.order_by("pk"))
     for arm in arms:
-        row = by_arm.get(arm.pk, {"n": 0, "total": 0.0, "squares": 0.0})
-        arm.pulls, arm.total, arm.total_squares, arm.updated_at = row["n"], row["total"], row["squares"], timezone.now()
-    BanditArm.objects.bulk_update(arms, ["pulls", "total", "total_squares", "updated_at"], batch_size=500)
-    pulls = sum(row["n"] for row in by_arm.values())
+        row = by_arm.get(arm.pk, {})
+        for name in _SUMS:
+            setattr(arm, name, row.get(f"s_{name}", 0.0))
+        arm.updated_at = timezone.now()
+    BanditArm.objects.bulk_update(arms, [*_SUMS, "updated_at"], batch_size=100)
+    LinearArm.objects.all().delete()
+    if policy.rule().reads_question:
+        linear.arms_rebuild(policy.rule().dimensions, lambda part, message: progress(0.6 + 0.4 * part, message))
+    pulls = sum(row["s_pulls"] for row in by_arm.values())
+    if pulls > clock.ticks:
+        _tick(pulls - clock.ticks)
     progress(1.0, f"{pulls:,} pulls in {len(by_arm)} arms")
     return pulls

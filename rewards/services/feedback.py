@@ -14,7 +14,8 @@ from adaptrag.common.errors import InvalidInput
 from rewards.errors import InvalidReward, NotRatable, UnknownInteraction
 from rewards.models import BanditArm, Interaction, Pull, Reward
 from rewards.selectors import active_policy
-from rewards.services.arms import ArmFigures, ArmKey, evidence_lock, pulls_settle
+from rewards.services.arms import ArmFigures, ArmKey, arms_rebuild, evidence_lock, pulls_settle
+from rewards.services.evidence import WeightsOutgrown
 from rewards.services.turn import write_turn
 
 RATER_MAX = Reward._meta.get_field("rater").max_length
@@ -56,6 +57,15 @@ def feedback_record(
         raise InvalidInput("The rater is empty. Name who gives the feedback.", field="rater")
     correction = text_checked("correction", correction, CORRECTION_MAX)
     comment = text_checked("comment", comment, COMMENT_MAX)
+    rating = (source, rater, value, correction, comment)
+    try:
+        return _recorded(pk, *rating)
+    except WeightsOutgrown:
+        arms_rebuild()  # moves the epoch
+        return _recorded(pk, *rating)
+
+
+def _recorded(pk: UUID, source: str, rater: str, value: float, correction: str, comment: str) -> FeedbackResult:
     with write_turn(), transaction.atomic():
         evidence_lock()
         interaction = _locked(pk)
@@ -114,7 +124,8 @@ def _identifier(value: UUID | str) -> UUID:
 def _locked(pk: UUID) -> Interaction:
     """The interaction with its agent; nobody else rates it until the transaction ends."""
     rows = Interaction.objects.select_for_update(no_key=True, of=("self",)).select_related("variant").order_by()
-    columns = ("state", "error", "mode", "category", "created_at", "variant__name", "variant__revision")
+    columns = ("state", "error", "mode", "category", "created_at", "latency_ms", "cost_usd", "clock")
+    columns += ("variant__name", "variant__revision")
     interaction = rows.only(*columns).filter(pk=pk).first()
     if interaction is None:
         raise UnknownInteraction(f"There is no interaction {pk}. Use the interaction_id of an answer.", interaction_id=str(pk))

@@ -22,7 +22,8 @@ from agents.strategies import STRATEGIES
 from rewards.errors import InvalidLogLine
 from rewards.models import Interaction, Pull, Reward
 from rewards.selectors import active_policy
-from rewards.services.arms import evidence_lock, pulls_settle
+from rewards.services.arms import evidence_lock, pulls_settle, rebuild
+from rewards.services.evidence import WeightsOutgrown, clock_read
 from rewards.services.feedback import ratable_checked
 from rewards.services.log_format import InteractionRecord, InvalidRecord, RewardRecord, parse_line
 from rewards.services.turn import write_turn
@@ -115,7 +116,7 @@ class _Import:
 
     def _save(self, records: list[tuple[int, InteractionRecord | RewardRecord]]) -> None:
         ids = {record.row.pk if isinstance(record, InteractionRecord) else record.row.interaction_id for _, record in records}
-        columns = ("state", "error", "mode", "category", "variant_id", "created_at")
+        columns = ("state", "error", "mode", "category", "variant_id", "created_at", "latency_ms", "cost_usd", "clock")
         log = Interaction.objects.select_for_update(no_key=True).only(*columns).order_by("pk").in_bulk(list(ids))
         fresh, ratings = [], {}
         for number, record in records:
@@ -130,6 +131,11 @@ class _Import:
                     fresh.append(record.row)
             except AdaptRAGError as error:
                 self._bad(number, error)
+        # As if each had been asked and rated in the order of the file.
+        tick, rated = clock_read().ticks, {pk for pk, _, _ in ratings}
+        for row in fresh:
+            row.clock = tick
+            tick += row.pk in rated
         Interaction.objects.bulk_create(fresh)
         self.counts["interactions_created"] += len(fresh)
         self._save_ratings(log, ratings)
@@ -155,7 +161,11 @@ class _Import:
         for (pk, _, _), row in (ratings | present).items():
             by_interaction[pk].append(row)
         settling = [(log[pk], rows) for pk, rows in by_interaction.items()]
-        pulls_settle(settling, Pull.objects.in_bulk(list(rated)), active_policy())
+        policy = active_policy()
+        try:
+            pulls_settle(settling, Pull.objects.in_bulk(list(rated)), policy)
+        except WeightsOutgrown:
+            rebuild(policy, lambda fraction, message: None)  # counts these ratings as well
 
     def _bad(self, number: int, error: AdaptRAGError) -> None:
         message = f"line {number}: {error.message}"

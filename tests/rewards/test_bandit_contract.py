@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 import rewards.bandit
-from rewards.bandit import ALL_POLICIES, ArmEvidence, draw
+from rewards.bandit import POLICIES, ArmEvidence, draw
 
 CONTEXT = np.array([1.0, 0.5, -1.0])
-PARAMETERS = {kind: {"dimensions": 2} if kind.endswith("lints") else {} for kind in ALL_POLICIES}
+PARAMETERS = {kind: {"dimensions": 2} if kind.endswith("lints") else {} for kind in POLICIES}
 policies = pytest.mark.parametrize(
-    "policy", [cls.from_parameters(PARAMETERS[kind]) for kind, cls in ALL_POLICIES.items()], ids=list(ALL_POLICIES)
+    "policy", [cls.from_parameters(PARAMETERS[kind]) for kind, cls in POLICIES.items()], ids=list(POLICIES)
 )
 
 
@@ -141,16 +141,16 @@ def test_describe_names_kind_and_parameters(policy):
     assert policy.kind in policy.describe()
 
 
-@pytest.mark.parametrize("kind", ALL_POLICIES)
+@pytest.mark.parametrize("kind", POLICIES)
 def test_unknown_parameters_are_refused_by_name(kind):
     with pytest.raises(ValueError, match=f"{kind} has no parameter 'temperature'"):
-        ALL_POLICIES[kind].from_parameters({"temperature": 1})
+        POLICIES[kind].from_parameters({"temperature": 1})
 
 
 @pytest.mark.parametrize("value", ["0.5", None, True, float("nan"), float("inf"), -0.1, 1.5, [1]])
 def test_parameters_out_of_range_are_refused_with_their_value(value):
     with pytest.raises(ValueError, match=r"epsilon_greedy: epsilon=.* must be a number from 0 to 1"):
-        ALL_POLICIES["epsilon_greedy"].from_parameters({"epsilon": value})
+        POLICIES["epsilon_greedy"].from_parameters({"epsilon": value})
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_stats_sum_up_categories_and_arms():
     assert [(arm["category"], arm["agent"], arm["n"], arm["mean"]) for arm in figures["arms"]] == [
         ("factual", "alpha", 1, 1.0), ("factual", "beta", 1, 0.5), ("vague", "alpha", 1, 0.5)
     ]  # fmt: skip
-    assert figures["policy"]["name"] == "thompson"
+    assert figures["policy"]["name"] == "hierarchical_thompson"
 
 
 def test_rows_become_json():

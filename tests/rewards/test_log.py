@@ -62,7 +62,7 @@ def contents(model, *without):
 
 def test_every_column_survives_export_and_import_into_an_empty_database(django_user_model):
     rich_log(django_user_model)
-    before = [contents(Interaction, "variant_id", "collection_id"), contents(Reward, "id"), exported()]
+    before = [contents(Interaction, "variant_id", "collection_id", "clock"), contents(Reward, "id"), exported()]
     arms = sorted(
         (arm.variant.name, arm.variant.revision, arm.category, arm.pulls, arm.total) for arm in BanditArm.objects.all()
     )
@@ -76,7 +76,7 @@ def test_every_column_survives_export_and_import_into_an_empty_database(django_u
         3,
         1,
     )
-    assert [contents(Interaction, "variant_id", "collection_id"), contents(Reward, "id"), exported()] == before
+    assert [contents(Interaction, "variant_id", "collection_id", "clock"), contents(Reward, "id"), exported()] == before
     again = sorted(
         (arm.variant.name, arm.variant.revision, arm.category, arm.pulls, arm.total) for arm in BanditArm.objects.all()
     )

@@ -23,7 +23,8 @@ def olga():
 
 def test_the_default_policy_is_made_once():
     assert active_policy() == active_policy()
-    assert list(RoutingPolicy.objects.values_list("name", "kind", "active")) == [("thompson", "thompson", True)]
+    name = "hierarchical_thompson"
+    assert list(RoutingPolicy.objects.values_list("name", "kind", "active")) == [(name, name, True)]
 
 
 def test_only_one_policy_can_be_active():
@@ -42,7 +43,7 @@ def test_activating_switches_and_the_history_says_who(olga):
     assert (greedy.history.first().history_user, greedy.history.first().active) == (olga, True)
 
 
-@pytest.mark.parametrize("change", [{"parameters": {"a0": 2.0}}, {"min_share": 0.1}, {"judges_count": True}, {"kind": "ucb1"}])
+@pytest.mark.parametrize("change", [{"parameters": {"mass": 50}}, {"min_share": 0.1}, {"judges_count": True}, {"kind": "ucb1"}])
 def test_a_change_raises_the_revision_and_saving_without_one_does_not(change):
     policy = active_policy()
     policy_save(policy)

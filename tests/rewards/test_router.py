@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from rewards.bandit import POLICIES, ArmEvidence, Thompson
+from rewards.bandit import POLICIES, ArmEvidence, HierarchicalThompson
 from rewards.errors import InfeasibleShares, NoCandidates
 from rewards.models import BanditArm, RoutingPolicy
 from rewards.router import BanditRouter, drawn_again
@@ -17,7 +17,8 @@ pytestmark = pytest.mark.django_db
 
 
 def learned(agent, pulls, total, category="factual"):
-    BanditArm.objects.create(category=category, variant=agent, pulls=pulls, total=total)
+    weighted = {"weight": pulls, "weighted_total": total, "weighted_squares": total}
+    BanditArm.objects.create(category=category, variant=agent, pulls=pulls, total=total, **weighted)
 
 
 def means(decision):
@@ -32,11 +33,11 @@ def test_a_decision_takes_one_query(django_assert_num_queries):
     assert decision.variant in agents
 
 
-def test_a_fresh_site_routes_by_thompson_sampling_with_equal_shares():
+def test_a_fresh_site_routes_by_the_default_policy_with_equal_shares():
     decision = BanditRouter().route("factual", [variant("alpha"), variant("beta")])
-    assert (decision.policy, decision.policy_revision) == ("thompson", 1)
+    assert (decision.policy, decision.policy_revision) == ("hierarchical_thompson", 1)
     assert [row["probability"] for row in decision.candidates] == pytest.approx([0.5, 0.5])
-    assert RoutingPolicy.objects.get(active=True).kind == "thompson"
+    assert RoutingPolicy.objects.get(active=True).kind == "hierarchical_thompson"
 
 
 def test_the_logged_propensity_is_exactly_the_probability_that_was_drawn_from():
@@ -81,8 +82,9 @@ def test_priors_count_as_evidence_at_once():
     learned(beta, 10, 1)
     decision = BanditRouter().route("factual", [alpha, beta])
     assert means(decision)["beta"] == (40, 0.7)
-    expected = Thompson().probabilities(
-        ArmEvidence(pulls=[0, 10], totals=[0, 1], prior_pulls=[0, 30], prior_totals=[0, 27]), np.random.default_rng(0)
+    given = {"pulls": [0, 10], "totals": [0, 1], "squares": [0, 1]}
+    expected = HierarchicalThompson().probabilities(
+        ArmEvidence(**given, prior_pulls=[0, 30], prior_totals=[0, 27]), np.random.default_rng(0)
     )
     assert [row["probability"] for row in decision.candidates] == pytest.approx(list(expected), abs=1e-9)
 
@@ -127,12 +129,14 @@ def test_without_candidates_the_error_says_what_to_do():
 
 
 @pytest.mark.parametrize("kind", list(POLICIES))
+@pytest.mark.usefixtures("embedded_by_hash")
 def test_each_policy_routes_once_it_is_active(kind):
     policy_activate(policy_save(RoutingPolicy(name=f"my {kind}", kind=kind)))
     alpha, beta = variant("alpha"), variant("beta")
-    learned(alpha, 200, 190)
-    learned(beta, 200, 20)
-    decision = BanditRouter().route("factual", [alpha, beta])
+    for i in range(40):
+        rated(alpha, float(i % 10 > 0), question=f"Why {i}?")
+        rated(beta, float(i % 10 == 0), question=f"Why {i}?")
+    decision = BanditRouter().route("factual", [alpha, beta], question="Why 41?")
     assert decision.policy == f"my {kind}"
     assert decision.candidates[0]["probability"] > 0.9
 
