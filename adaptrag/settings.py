@@ -301,6 +301,9 @@ ADAPTRAG_BM25_BACKEND = env.str("ADAPTRAG_BM25_BACKEND", default="bm25s")  # bm2
 ADAPTRAG_EMBEDDING_BACKEND = env.str("ADAPTRAG_EMBEDDING_BACKEND", default="onnx")  # onnx, or torch
 ADAPTRAG_EMBEDDING_MODEL = env.str("ADAPTRAG_EMBEDDING_MODEL", default="")  # a folder; empty: the shipped MiniLM
 ADAPTRAG_EMBEDDING_THREADS = _number("ADAPTRAG_EMBEDDING_THREADS", os.cpu_count() or 1)  # while indexing; a question takes one
+# Where corrective_rag looks when the documents hold no good evidence: a SearXNG instance with its JSON format switched on.
+ADAPTRAG_SEARXNG_URL = env.str("ADAPTRAG_SEARXNG_URL", default="")
+ADAPTRAG_SEARXNG_SECONDS = _number("ADAPTRAG_SEARXNG_SECONDS", 5.0, env.float)
 
 # Logs and metrics -------------------------------------------------------------------------------------------------
 LOG_LEVEL = env.str("ADAPTRAG_LOG_LEVEL", default="INFO").upper()

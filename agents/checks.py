@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
@@ -37,7 +38,7 @@ WORDS = {
 
 @register("agents")
 def check_documents(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
-    """agents.E001 number out of range, E002 unknown word, E003 no such folder."""
+    """agents.E001 number out of range, E002 unknown word, E003 no such folder, E004 no web address."""
     found: list[CheckMessage] = []
 
     def error(number: int, name: str, hint: str) -> None:
@@ -53,4 +54,12 @@ def check_documents(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
             error(2, name, f"Use one of {', '.join(words)}.")
     if settings.ADAPTRAG_EMBEDDING_MODEL and not Path(settings.ADAPTRAG_EMBEDDING_MODEL).expanduser().is_dir():
         error(3, "ADAPTRAG_EMBEDDING_MODEL", "Give the folder of a sentence encoder, or nothing for the shipped one.")
+    if settings.ADAPTRAG_SEARXNG_URL and urlsplit(settings.ADAPTRAG_SEARXNG_URL).scheme not in ("http", "https"):
+        error(
+            4,
+            "ADAPTRAG_SEARXNG_URL",
+            "Give an address that begins with http:// or https://, or nothing for no external search.",
+        )
+    if not settings.ADAPTRAG_SEARXNG_SECONDS > 0:
+        error(1, "ADAPTRAG_SEARXNG_SECONDS", "Give the seconds that a search may take, such as 5.")
     return found

@@ -31,6 +31,18 @@ class NothingIngested(AdaptRAGError):
     status = 409
 
 
+class IndexNotReady(Unavailable):
+    """An agent needs an index that the collection doesn't have yet: sentences, children, a graph."""
+
+    code = "index_not_ready"
+
+
+class ExternalSearchFailed(Unavailable):
+    """The external search is down, slow, or answers nonsense."""
+
+    code = "external_search_failed"
+
+
 class ChatModelUnavailable(Unavailable):
     """The chat model is down, refuses, or answers nonsense."""
 

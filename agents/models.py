@@ -186,6 +186,35 @@ class Tombstone(models.Model):
         return f"{self.build_id} without {self.document_id}"
 
 
+class DerivedIndex(models.Model):
+    """What some strategies search beside the passages: sentences, children, the graph. Files like a build's, made after it.
+
+    One row for each kind, naming the version that serves; it is made where an enabled agent's strategy needs it.
+    """
+
+    class Kind(models.TextChoices):
+        SENTENCE = "sentence"
+        CHILD = "child"
+        GRAPH = "graph"
+
+    collection = models.ForeignKey(Collection, on_delete=models.CASCADE, related_name="derived")
+    kind = models.CharField(max_length=16, choices=Kind)
+    path = models.CharField(max_length=500, help_text="Folder of the files, relative to the data folder.")
+    content_version = models.PositiveBigIntegerField(help_text="The collection's, when its passages were read.")
+    maker = models.CharField(max_length=300, help_text="What it was made with: form, language, embedding model.")
+    items = models.PositiveIntegerField(help_text="Sentences, children, or entities.")
+    bytes_on_disk = models.PositiveBigIntegerField(default=0)
+    seconds = models.FloatField(default=0)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["collection_id", "kind"]
+        constraints = [models.UniqueConstraint(fields=["collection", "kind"], name="derived_index_once")]
+
+    def __str__(self) -> str:
+        return f"{self.collection_id} {self.kind}"
+
+
 class AgentVariant(models.Model):
     """A configured answerer, (name, revision). What it does is immutable; a change makes a new revision.
 

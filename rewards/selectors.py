@@ -7,9 +7,18 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from django.urls import reverse
+
 from rewards.models import AgentLimit, CategoryPin, PriorReward, RoutingPolicy
 
 DEFAULT_POLICY = RoutingPolicy.Kind.HIERARCHICAL  # docs/decisions/0004-default-policy.md
+
+
+def source_link(source: dict[str, Any], interaction_id: Any) -> str:
+    """Where a logged source is read: at its place in the document, or at its own address if it came from outside."""
+    if source.get("url"):
+        return source["url"]
+    return reverse("source", args=[source["chunk_id"]]) + f"?interaction={interaction_id}#passage"
 
 
 def active_policy() -> RoutingPolicy:

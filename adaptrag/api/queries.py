@@ -88,6 +88,12 @@ class SourceSerializer(serializers.Serializer):
     kind = serializers.CharField(help_text="text, schema or rows of a table, sql (a query and its result), image, ...")
     place = serializers.DictField(help_text="What it has of: slide, sheet, table, rows [first, last], lines, image.")
     image_id = serializers.IntegerField(allow_null=True, help_text="The image that it speaks of.")
+    matched = serializers.ListField(
+        child=serializers.ListField(child=serializers.IntegerField()),
+        help_text="[start, end] in the document of the sentences or children that were found in it, where those were searched.",
+    )
+    via = serializers.CharField(allow_blank=True, help_text="The relations that led to it, where a graph did.")
+    url = serializers.CharField(allow_blank=True, help_text="Its address, where it comes from an external search.")
     used = serializers.BooleanField(help_text="Whether it stood in the prompt of the answer.")
 
 

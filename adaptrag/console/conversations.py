@@ -8,11 +8,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.urls import reverse
-
 from adaptrag.console.wording import why
 from agents.llm.base import Message
 from rewards.models import Interaction, Reward
+from rewards.selectors import source_link
 
 SESSION_PREFIX = "chat-"  # marks the interactions that belong to the chat page
 _RECENT_ROWS = 400
@@ -81,7 +80,8 @@ def turn(interaction: Interaction, rating: Reward | None) -> Turn:
         | {
             "number": number,
             "used": source.get("used", True),
-            "url": reverse("source", args=[source["chunk_id"]]) + f"?interaction={interaction.pk}#passage",
+            "url": source_link(source, interaction.pk),
+            "outside": bool(source.get("url")),
         }
         for number, source in enumerate(interaction.sources, start=1)
     ]

@@ -176,7 +176,7 @@ def _migrations(fetch: Fetch, counts: dict[str, int]) -> list[str]:
 
 
 def _references(fetch: Fetch, counts: dict[str, int] | None = None) -> frozenset[str]:
-    """Uploaded files and current index builds, as paths relative to the data folder."""
+    """Uploaded files and the indexes that serve, as paths relative to the data folder."""
     media = Path(settings.MEDIA_ROOT).relative_to(settings.DATA_DIR)
     found: set[str] = set()
     for model in apps.get_models():
@@ -191,6 +191,9 @@ def _references(fetch: Fetch, counts: dict[str, int] | None = None) -> frozenset
     if counts is None or build in counts:
         sql = f'SELECT b.path FROM "{build}" b JOIN "{collection}" c ON c.current_build_id = b.id WHERE b.path <> \'\''  # noqa: S608
         found.update(path for (path,) in fetch(sql))
+    derived = apps.get_model("agents.DerivedIndex")._meta.db_table
+    if counts is None or derived in counts:
+        found.update(path for (path,) in fetch(f'SELECT path FROM "{derived}"'))  # noqa: S608
     return frozenset(found)
 
 

@@ -8,7 +8,12 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Passage:
-    """A retrieved chunk. `score` is the retriever's own (higher is better); start/end are offsets in the parsed document."""
+    """A retrieved chunk. `score` is the retriever's own (higher is better); start/end are offsets in the parsed document.
+
+    matched: (start, end) of the smaller units that were found in it, where units were searched. via: the relations that led to
+    it, where a graph did. url: its address, where it comes from outside the collection (chunk_id and document_id are then 0 or
+    less).
+    """
 
     chunk_id: int
     document_id: int
@@ -25,6 +30,9 @@ class Passage:
     kind: str = "text"  # text, schema and rows of a table, image
     place: dict[str, Any] = field(default_factory=dict)  # slide, sheet, table, rows, lines, image: see Chunk.place
     image_id: int | None = None
+    matched: tuple[tuple[int, int], ...] = ()
+    via: str = ""
+    url: str = ""
 
     def as_source(self) -> dict[str, Any]:
         """The form that is logged on the interaction and returned by the API."""
@@ -44,4 +52,7 @@ class Passage:
             "kind": self.kind,
             "place": self.place,
             "image_id": self.image_id,
+            "matched": [list(span) for span in self.matched],
+            "via": self.via,
+            "url": self.url,
         }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 from django.conf import settings
@@ -15,6 +17,9 @@ from agents.retrieval.base import Passage
 from agents.retrieval.bm25 import tokenize
 from agents.retrieval.fusion import fuse
 from agents.retrieval.store import OpenBuild, open_build
+
+if TYPE_CHECKING:
+    from agents.retrieval.around import Around
 
 _builds = Prepared(
     lambda name: (
@@ -29,10 +34,21 @@ POOL = 100  # candidates of each half that a hybrid search fuses
 ATTEMPTS = 3
 
 
-def retrieve(collection: Collection, query: str, k: int, method: str = "hybrid", *, pool: int = POOL) -> list[Passage]:
+def retrieve(
+    collection: Collection,
+    query: str,
+    k: int,
+    method: str = "hybrid",
+    *,
+    pool: int = POOL,
+    meanings: Sequence[str] = (),
+    around: Around | None = None,
+) -> list[Passage]:
     """The k best passages (fewer if BM25 alone finds fewer with a word of the query), best first, without deleted documents.
 
-    Each passage's `scores` has what each half gave it. Raises NothingIngested if there is no passage to find.
+    Each passage's `scores` has what each half gave it. `meanings` are texts whose mean vector the dense half searches instead
+    of the query's; `around` searches smaller units and returns what they grow to. Raises NothingIngested if there is no
+    passage to find.
     """
     if method not in METHODS:
         raise InvalidInput(f"There is no retrieval method {method!r}. Use one of {', '.join(METHODS)}.")
@@ -41,7 +57,11 @@ def retrieve(collection: Collection, query: str, k: int, method: str = "hybrid",
     for attempt in range(ATTEMPTS):
         try:
             build, removed = current_build(collection)
-            return _search(build, removed, query, k, method, pool)
+            if around is not None:
+                from agents.retrieval.around import retrieve_around
+
+                return retrieve_around(collection, query, k, method, around, meanings)
+            return [passage for _, passage in search_build(build, removed, query, k, method, pool, meanings)]
         except FileNotFoundError as error:
             # A newer build may have taken its place, and its files, since the query that named it; the next look finds that.
             if attempt == ATTEMPTS - 1:
@@ -49,11 +69,14 @@ def retrieve(collection: Collection, query: str, k: int, method: str = "hybrid",
     raise AssertionError("unreachable")
 
 
-def _search(build: OpenBuild, removed: np.ndarray, query: str, k: int, method: str, pool: int) -> list[Passage]:
+def search_build(
+    build: OpenBuild, removed: np.ndarray, query: str, k: int, method: str, pool: int, meanings: Sequence[str] = ()
+) -> list[tuple[int, Passage]]:
+    """(row, passage) of the k best of one build."""
     if method == "bm25":
         scores = _bm25_scores(build, query, removed)
         return _passages(build, method, [(row, {"bm25": float(scores[row])}) for row in _best(scores, k)])
-    vector = _query_vector(build, query)
+    vector = _query_vector(build, meanings or (query,))
     if method == "dense":
         return _passages(build, method, [(row, {"dense": score}) for row, score in _dense(build, vector, k, removed)])
     scores = _bm25_scores(build, query, removed)
@@ -108,7 +131,8 @@ def _best(scores: np.ndarray, k: int) -> list[int]:
     return rows[np.argsort(-scores[rows], kind="stable")[:k]].tolist()
 
 
-def _query_vector(build: OpenBuild, query: str) -> np.ndarray:
+def _query_vector(build: OpenBuild, texts: Sequence[str]) -> np.ndarray:
+    """float32 (1, dimensions): of one text, or the mean direction of several."""
     from agents.retrieval.embedding import embed_query, embedder
 
     if embedder().name != build.embedding_model:
@@ -116,7 +140,10 @@ def _query_vector(build: OpenBuild, query: str) -> np.ndarray:
             f"The index was made with the embedding model {build.embedding_model}, but {embedder().name} is configured. "
             "Index the collection again."
         )
-    return embed_query(query)
+    if len(texts) == 1:
+        return embed_query(texts[0])
+    mean = np.mean([embed_query(text) for text in texts], axis=0)
+    return mean / max(float(np.linalg.norm(mean)), 1e-12)
 
 
 def _dense(build: OpenBuild, vector: np.ndarray, k: int, removed: np.ndarray) -> list[tuple[int, float]]:
@@ -143,8 +170,8 @@ def _dense_scores(build: OpenBuild, vector: np.ndarray, rows: list[int]) -> np.n
     return np.maximum.reduceat(np.einsum("ij,j->i", build.vectors[windows], vector[0]), firsts).astype(np.float64)
 
 
-def _passages(build: OpenBuild, method: str, found: list[tuple[int, dict[str, float]]]) -> list[Passage]:
+def _passages(build: OpenBuild, method: str, found: list[tuple[int, dict[str, float]]]) -> list[tuple[int, Passage]]:
     return [
-        build.passage(row, rank=rank, retriever=method, score=scores[method], scores=scores)
+        (row, build.passage(row, rank=rank, retriever=method, score=scores[method], scores=scores))
         for rank, (row, scores) in enumerate(found, 1)
     ]

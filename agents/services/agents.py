@@ -10,10 +10,13 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 
 from adaptrag.common.errors import Conflict, InvalidInput
+from agents.errors import IndexNotReady
 from agents.llm.base import OnText
 from agents.llm.factory import chat_model, validate_options
 from agents.models import AgentVariant
-from agents.retrieval.search import retrieve
+from agents.retrieval.external import external_search
+from agents.retrieval.search import current_build, retrieve
+from agents.services.derived import derived_enqueue, derived_enqueue_missing
 from agents.strategies import STRATEGIES
 from agents.strategies.base import AgentAnswer, AgentRequest, Strategy, Tools
 
@@ -91,6 +94,7 @@ def agent_set_enabled(variant: AgentVariant, enabled: bool, user: Any = None) ->
     variant.enabled = enabled
     variant._history_user = user
     variant.save(update_fields=["enabled"])
+    derived_enqueue_missing(user)
     return variant
 
 
@@ -101,6 +105,7 @@ def agent_set_state(variant: AgentVariant, state: str, user: Any = None) -> Agen
     variant.state = state
     variant._history_user = user
     variant.save(update_fields=["state"])
+    derived_enqueue_missing(user)
     return variant
 
 
@@ -130,12 +135,16 @@ def agent_answer(variant: AgentVariant, request: AgentRequest, *, on_text: OnTex
         collection=request.collection,
         chat=chat_model(variant.chat_backend, variant.chat_model, variant.chat_options),
         retrieve=retrieve,
+        external=external_search(),
         on_text=on_text,
     )
     try:
+        current_build(request.collection)  # nothing to search: said before any model is asked
         draft = agent_strategy(variant).answer(request, tools)
     except Exception as error:
         error.trace = tuple(tools.trace)
+        if isinstance(error, IndexNotReady) and (job := derived_enqueue(request.collection, [error.details["kind"]])):
+            error.details["job"] = job.pk
         raise
     return AgentAnswer(
         text=draft.text,
@@ -163,4 +172,5 @@ def _saved(variant: AgentVariant) -> AgentVariant:
         raise InvalidInput(f"{field}: {messages[0]}", field=field) from error
     variant._history_user = variant.created_by
     variant.save()
+    derived_enqueue_missing(variant.created_by)
     return variant

@@ -67,7 +67,7 @@ def collection_index(
         if current is not None and not force and _is_current(collection, current):
             return current
         pending = dict(collection.documents.filter(state=Document.State.PENDING).values_list("id", "sha256"))
-        passages = _passages(collection)
+        passages = collection_passages(collection)
         if not passages:
             return _serve_nothing(collection)
         model = embedder()
@@ -112,6 +112,9 @@ def collection_refresh(collection: Collection, new_chunks: int = 0, *, user: Any
     if new_chunks <= settings.ADAPTRAG_INLINE_CHUNKS and total <= settings.ADAPTRAG_INLINE_COLLECTION_CHUNKS:
         try:
             collection_index(collection, patience=INLINE_PATIENCE)
+            from agents.services.derived import derived_enqueue  # which builds on this module
+
+            derived_enqueue(collection, user=user)
             return None
         except TimeoutError:
             logger.info("collection %s is being indexed by another process; the queue goes on from there", collection.name)
@@ -130,8 +133,8 @@ def _is_current(collection: Collection, build: IndexBuild) -> bool:
     )
 
 
-def _passages(collection: Collection) -> list[IndexedPassage]:
-    """One statement, so one moment of the database."""
+def collection_passages(collection: Collection) -> list[IndexedPassage]:
+    """What an index is made from. One statement, so one moment of the database."""
     rows = (
         Chunk.objects.filter(document__collection=collection)
         .order_by("document_id", "ordinal")
@@ -241,4 +244,5 @@ def _folder(collection: Collection) -> Path:
 def remove_collection_files(collection_id: int) -> None:
     """Remove what a deleted collection leaves on disk."""
     shutil.rmtree(Path(settings.DATA_DIR) / "indexes" / str(collection_id), ignore_errors=True)
+    shutil.rmtree(Path(settings.DATA_DIR) / "derived" / str(collection_id), ignore_errors=True)
     shutil.rmtree(Path(settings.MEDIA_ROOT) / "documents" / str(collection_id), ignore_errors=True)

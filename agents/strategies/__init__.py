@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from agents.strategies.agentic_rag import AgenticRAG
 from agents.strategies.base import AgentAnswer, AgentRequest, Strategy
+from agents.strategies.corrective_rag import CorrectiveRAG
 from agents.strategies.hybrid_rag import HybridRAG
+from agents.strategies.hyde_rag import HydeRAG
 from agents.strategies.naive_rag import NaiveRAG
+from agents.strategies.parent_child_rag import ParentChildRAG
+from agents.strategies.sentence_window_rag import SentenceWindowRAG
 
-STRATEGIES: dict[str, type[Strategy]] = {strategy.name: strategy for strategy in (NaiveRAG, HybridRAG, AgenticRAG)}
+STRATEGIES: dict[str, type[Strategy]] = {
+    strategy.name: strategy
+    for strategy in (
+        NaiveRAG,
+        HybridRAG,
+        AgenticRAG,
+        SentenceWindowRAG,
+        ParentChildRAG,
+        HydeRAG,
+        CorrectiveRAG,
+    )
+}
 
 __all__ = ["STRATEGIES", "AgentAnswer", "AgentRequest", "Strategy"]

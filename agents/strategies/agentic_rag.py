@@ -10,6 +10,7 @@ from agents.classifier import content_words
 from agents.llm.base import Message
 from agents.retrieval.base import Passage
 from agents.strategies.base import AgentRequest, CommonParameters, Draft, Strategy, Tools, parameter
+from agents.strategies.coverage import missing_words
 from agents.strategies.prompt import abstains, answer_messages, search_query
 
 CRITIC = (
@@ -83,9 +84,7 @@ class AgenticRAG(Strategy):
             reply = tools.chat(messages, purpose="critic", max_tokens=32).text.strip().splitlines()
             query = reply[0].strip(" \"'`") if reply else ""
             return "" if query.upper().startswith("NONE") else query[:300]
-        read = " ".join(f"{passage.document} {passage.heading} {passage.text}" for passage in used)
-        seen = {_stem(word) for word in content_words(read)}
-        missing = [word for word in content_words(request.question) if _stem(word) not in seen]
+        missing = missing_words(request.question, used)
         # The draft's own words lead to the second hop: the thing that the first passages named.
         named = [word for word in dict.fromkeys(content_words(draft)) if word[:1].isdigit() or len(word) > 3][:12]
         gap = ""
@@ -95,14 +94,6 @@ class AgenticRAG(Strategy):
             gap = " ".join(dict.fromkeys([*content_words(request.question), *named]))
         tools.note("critic", begun, purpose="coverage", missing=missing, abstained=abstains(draft), query=gap)
         return gap
-
-
-def _stem(word: str) -> str:
-    """Enough to match a plural or a verb's form; not a linguist's stem."""
-    for ending in ("ies", "ing", "ed", "es", "s"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word[: -len(ending)]
-    return word
 
 
 def _merged(*rankings: Sequence[Passage]) -> list[Passage]:

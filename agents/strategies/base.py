@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from adaptrag.common.errors import InvalidInput
+from agents.errors import ExternalSearchFailed
 from agents.llm.base import ChatModel, Completion, Message, OnText, Usage
 from agents.models import Collection
+from agents.retrieval.around import Around
 from agents.retrieval.base import Passage
+from agents.retrieval.external import ExternalSearch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +64,10 @@ class Tools:
         collection: Collection,
         chat: ChatModel,
         retrieve: Callable[..., list[Passage]],
+        external: ExternalSearch | None = None,
         on_text: OnText | None = None,
     ) -> None:
+        self._external = external
         self._collection = collection
         self._chat = chat
         self._retrieve = retrieve
@@ -73,19 +78,46 @@ class Tools:
         self.model = ""
         self.fallback: dict[str, Any] | None = None
 
-    def retrieve(self, query: str, k: int, method: str, purpose: str = "question") -> list[Passage]:
+    def retrieve(
+        self,
+        query: str,
+        k: int,
+        method: str,
+        purpose: str = "question",
+        *,
+        around: Around | None = None,
+        meanings: Sequence[str] = (),
+    ) -> list[Passage]:
+        """Search the collection; the options are those of agents.retrieval.search.retrieve."""
         begun = time.perf_counter()
-        passages = self._retrieve(self._collection, query, k, method)
-        self.note(
-            "retrieve",
-            begun,
-            purpose=purpose,
-            method=method,
-            query=query,
-            k=k,
-            chunks=[passage.chunk_id for passage in passages],
-        )
+        details: dict[str, Any] = {"purpose": purpose, "method": method, "query": query, "k": k}
+        options: dict[str, Any] = {}
+        if around is not None:
+            options["around"], details["unit"] = around, around.unit
+        if meanings:
+            options["meanings"], details["meanings"] = tuple(meanings), list(meanings)
+        try:
+            passages = self._retrieve(self._collection, query, k, method, **options)
+        except Exception as error:
+            self.note("retrieve", begun, **details, error=str(error))
+            raise
+        details["found"] = [_found(passage) for passage in passages]
+        self.note("retrieve", begun, **details)
         return passages
+
+    def search_outside(self, query: str, k: int) -> list[Passage] | None:
+        """Ask the configured external search; None where none is configured or it fails, which the trace tells."""
+        begun = time.perf_counter()
+        if self._external is None:
+            self.note("external", begun, query=query, skipped="No external search is configured.")
+            return None
+        try:
+            found = self._external.search(query, k)
+        except ExternalSearchFailed as error:
+            self.note("external", begun, engine=self._external.name, query=query, k=k, error=error.message)
+            return None
+        self.note("external", begun, engine=self._external.name, query=query, k=k, found=[_found(passage) for passage in found])
+        return found
 
     def chat(
         self,
@@ -129,6 +161,23 @@ class Tools:
         """Hand over text that was held back until it was known to stand."""
         if self.on_text and text:
             self.on_text(text)
+
+
+def _found(passage: Passage) -> dict[str, Any]:
+    """A passage as a step of the trace names it: the sources have its text."""
+    found: dict[str, Any] = {
+        "chunk": passage.chunk_id,
+        "document": passage.document,
+        "score": round(passage.score, 4),
+        "scores": {name: round(value, 4) for name, value in passage.scores.items()},
+    }
+    if passage.matched:
+        found["matched"] = [passage.text[start - passage.start : end - passage.start] for start, end in passage.matched]
+    if passage.via:
+        found["via"] = passage.via
+    if passage.url:
+        found["url"] = passage.url
+    return found
 
 
 def parameter(
@@ -182,6 +231,7 @@ class Strategy(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     summary: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()  # kinds of agents.models.DerivedIndex that it searches
     Parameters: ClassVar[type[CommonParameters]] = CommonParameters
 
     def __init__(self, parameters: CommonParameters) -> None:

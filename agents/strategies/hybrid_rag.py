@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agents.strategies.base import AgentRequest, Draft, Strategy, Tools
-from agents.strategies.prompt import answer_messages, search_query
+from agents.strategies.prompt import answered, search_query
 
 
 class HybridRAG(Strategy):
@@ -13,8 +13,4 @@ class HybridRAG(Strategy):
 
     def answer(self, request: AgentRequest, tools: Tools) -> Draft:
         passages = tools.retrieve(search_query(request), request.top_k, "hybrid")
-        used = passages[: self.parameters.prompt_passages]
-        completion = tools.chat(
-            answer_messages(request, used, self.parameters), max_tokens=self.parameters.max_tokens, stream=True
-        )
-        return Draft(text=completion.text, passages=passages, used=used)
+        return answered(request, passages, passages[: self.parameters.prompt_passages], self.parameters, tools)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agents.strategies.base import AgentRequest, CommonParameters, Draft, Strategy, Tools, parameter
-from agents.strategies.prompt import answer_messages, search_query
+from agents.strategies.prompt import answered, search_query
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,4 @@ class NaiveRAG(Strategy):
 
     def answer(self, request: AgentRequest, tools: Tools) -> Draft:
         passages = tools.retrieve(search_query(request), request.top_k, self.parameters.retriever)
-        used = passages[: self.parameters.prompt_passages]
-        completion = tools.chat(
-            answer_messages(request, used, self.parameters), max_tokens=self.parameters.max_tokens, stream=True
-        )
-        return Draft(text=completion.text, passages=passages, used=used)
+        return answered(request, passages, passages[: self.parameters.prompt_passages], self.parameters, tools)

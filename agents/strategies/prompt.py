@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from agents.classifier import content_words
 from agents.llm.base import Message
 from agents.retrieval.base import Passage
-from agents.strategies.base import AgentRequest, CommonParameters
+from agents.strategies.base import AgentRequest, CommonParameters, Draft, Tools
 
 INSTRUCTIONS = (
     "Answer the question from the passages. Be short and exact. "
@@ -46,6 +46,14 @@ def answer_messages(request: AgentRequest, passages: Sequence[Passage], paramete
         *turns,
         Message(role="user", content="Passages:\n\n" + "\n\n".join(blocks) + f"\n\nQuestion: {request.question}"),
     ]
+
+
+def answered(
+    request: AgentRequest, passages: Sequence[Passage], used: Sequence[Passage], parameters: CommonParameters, tools: Tools
+) -> Draft:
+    """One call of the chat model over the passages in the prompt, streamed; the end of most strategies."""
+    completion = tools.chat(answer_messages(request, used, parameters), max_tokens=parameters.max_tokens, stream=True)
+    return Draft(text=completion.text, passages=passages, used=used)
 
 
 def search_query(request: AgentRequest) -> str:

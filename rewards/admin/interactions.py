@@ -20,6 +20,7 @@ from adaptrag.common.admin import ReadOnlyAdmin
 from agents.classifier import CATEGORIES
 from agents.models import AgentVariant, Chunk
 from rewards.models import Interaction, Reward
+from rewards.selectors import source_link
 
 MODE_LABELS = {"bandit": "info", "manual_override": "", "compare": "", "imported": ""}
 STATE_LABELS = {"answered": "success", "failed": "danger"}
@@ -190,8 +191,8 @@ def page(interaction: Interaction) -> dict[str, Any]:
         | {
             "number": number,
             "used": one.get("used", True),
-            "exists": one["chunk_id"] in here,
-            "url": reverse("source", args=[one["chunk_id"]]) + f"?interaction={interaction.pk}#passage",
+            "exists": one["chunk_id"] in here or bool(one.get("url")),
+            "url": source_link(one, interaction.pk),
         }
         for number, one in enumerate(interaction.sources, start=1)
     ]

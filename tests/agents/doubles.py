@@ -22,9 +22,11 @@ class WordOverlap:
     def __init__(self, texts: list[str] | None = None) -> None:
         self.texts = CORPUS if texts is None else texts
         self.calls: list[tuple[str, int, str]] = []
+        self.options: list[dict] = []
 
-    def __call__(self, collection, query, k, method):
+    def __call__(self, collection, query, k, method, **options):
         self.calls.append((query, k, method))
+        self.options.append(options)
         if not self.texts:
             raise NothingIngested("The collection is empty. Upload a document first.")
         words = set(query.lower().replace("?", "").split())
@@ -64,6 +66,28 @@ class Replies:
             on_text(reply[: len(reply) // 2])
             on_text(reply[len(reply) // 2 :])
         return Completion(text=reply, model=self.name, usage=Usage(prompt_tokens=10, completion_tokens=3, cost_usd=0.001))
+
+
+class Outside:
+    """An external search with results to give, or an error to raise."""
+
+    name = "outside"
+
+    def __init__(self, results: list[tuple[str, str]] | Exception) -> None:
+        self.results = results
+        self.calls: list[tuple[str, int]] = []
+
+    def search(self, query, k):
+        self.calls.append((query, k))
+        if isinstance(self.results, Exception):
+            raise self.results
+        return [
+            Passage(
+                chunk_id=-rank, document_id=0, document=title, text=text, score=1 / rank, rank=rank, retriever=self.name,
+                url=f"https://example.org/{rank}",
+            )
+            for rank, (title, text) in enumerate(self.results[:k], start=1)
+        ]  # fmt: skip
 
 
 DOWN = ChatModelUnavailable("The chat model does not answer.")

@@ -1,27 +1,35 @@
 """One contract for every strategy, then what each promises of its own."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
+from django.conf import settings
 
-from adaptrag.common.errors import InvalidInput
-from agents.errors import ChatModelUnavailable, NothingIngested
+from adaptrag.common.errors import InvalidInput, Unavailable
+from agents.errors import ChatModelUnavailable, ExternalSearchFailed, NothingIngested
 from agents.llm.base import Message
-from agents.models import Collection
+from agents.models import Collection, DerivedIndex
 from agents.strategies import STRATEGIES
 from agents.strategies.base import AgentRequest, Tools
+from agents.strategies.parent_child_rag import in_reading_order
 from agents.strategies.prompt import abstains, answer_messages, search_query, shortened
-from tests.agents.doubles import CORPUS, DOWN, Replies, WordOverlap
+from tests.agents.doubles import CORPUS, DOWN, Outside, Replies, WordOverlap
 
 QUESTION = "Who is the lighthouse keeper?"
 TWO_HOPS = "What is the population where the lighthouse keeper lives?"
+# Parameters that make a strategy call the model as often as it may.
+THOROUGH = {"agentic_rag": {"critic": "model", "retries": 2}, "corrective_rag": {"grader": "model", "good_words": 1.0}}
 
 
-def run(name, *replies, question=QUESTION, messages=(), top_k=5, texts=None, **parameters):
+def run(name, *replies, question=QUESTION, messages=(), top_k=5, texts=None, external=None, **parameters):
     """Answer with a strategy; returns (draft, tools, pieces streamed, retriever, chat)."""
     pieces: list[str] = []
     retriever, chat = WordOverlap(texts), Replies(*(replies or ("Marta Olsen.",)))
-    tools = Tools(collection=Collection(name="harbour"), chat=chat, retrieve=retriever, on_text=pieces.append)
+    tools = Tools(
+        collection=Collection(name="harbour"), chat=chat, retrieve=retriever, external=external, on_text=pieces.append
+    )
     strategy = STRATEGIES[name](STRATEGIES[name].Parameters.from_dict(parameters))
     request = AgentRequest(question=question, collection=Collection(name="harbour"), messages=tuple(messages), top_k=top_k)
     return strategy.answer(request, tools), tools, pieces, retriever, chat
@@ -68,9 +76,10 @@ def test_an_empty_collection_is_said_and_no_model_is_asked(name):
 @every_strategy
 @pytest.mark.parametrize("question", ["漢字 🚢?", "¿Qué?", "‮right to left", "a" * 8000, "<script>alert(1)</script>"])
 def test_any_text_can_be_asked(name, question):
-    draft, _, _, _, chat = run(name, question=question)
-    assert question in chat.prompts[0][-1].content
-    assert draft.text
+    draft, _, pieces, _, chat = run(name, question=question)
+    assert draft.text == "".join(pieces)
+    assert all(question in prompt[-1].content for prompt in chat.prompts)
+    assert chat.prompts or abstains(draft.text)
 
 
 @every_strategy
@@ -80,9 +89,51 @@ def test_a_huge_top_k_gives_what_there_is(name):
 
 
 @every_strategy
-def test_a_model_that_is_down_fails_the_answer_and_leaves_the_trace(name):
-    with pytest.raises(ChatModelUnavailable):
-        run(name, DOWN)
+@pytest.mark.parametrize("call", range(4))
+def test_a_model_that_fails_in_any_call_fails_the_answer_and_leaves_the_trace(name, call):
+    """Where the strategy makes fewer calls, it never meets the failure."""
+    replies = [*["I do not know."] * call, DOWN]
+    chat, retriever = Replies(*replies), WordOverlap()
+    tools = Tools(collection=Collection(name="harbour"), chat=chat, retrieve=retriever)
+    strategy = STRATEGIES[name](STRATEGIES[name].Parameters.from_dict(THOROUGH.get(name, {})))
+    request = AgentRequest(question=TWO_HOPS, collection=Collection(name="harbour"), top_k=1)
+    try:
+        strategy.answer(request, tools)
+    except ChatModelUnavailable as error:
+        assert error is DOWN
+        assert tools.trace[-1]["error"] == str(DOWN)
+    else:
+        assert len(chat.prompts) <= call
+    assert [step["step"] for step in tools.trace].count("chat") == len(chat.prompts)
+
+
+@every_strategy
+def test_an_index_that_fails_fails_the_answer_and_leaves_the_trace(name):
+    def broken(*_, **__):
+        raise Unavailable("The index files are missing.")
+
+    tools = Tools(collection=Collection(name="harbour"), chat=Replies("Marta Olsen."), retrieve=broken)
+    strategy = STRATEGIES[name](STRATEGIES[name].Parameters())
+    with pytest.raises(Unavailable):
+        strategy.answer(AgentRequest(question=QUESTION, collection=Collection(name="harbour")), tools)
+    assert (tools.trace[-1]["step"], tools.trace[-1]["error"]) == ("retrieve", "The index files are missing.")
+
+
+@every_strategy
+def test_a_strategy_says_what_it_is_for(name):
+    strategy = STRATEGIES[name]
+    assert strategy.name == name
+    assert strategy.title
+    assert strategy.summary.endswith(".")
+    assert set(strategy.needs) <= set(DerivedIndex.Kind.values)
+    for item in dataclasses.fields(strategy.Parameters):
+        assert item.metadata["help"].endswith("."), item.name
+        assert strategy.Parameters.from_dict({item.name: item.default})
+
+
+@every_strategy
+def test_the_handbook_has_a_section_for_each(name):
+    assert f"\n## {name}\n" in (Path(settings.BASE_DIR) / "docs/agents.md").read_text()
 
 
 @every_strategy
@@ -103,7 +154,7 @@ def test_a_follow_up_searches_with_the_question_before_it(name):
     earlier = [Message(role="user", content="Who is the lighthouse keeper?"), Message(role="assistant", content="Marta Olsen.")]
     _, _, _, retriever, chat = run(name, "Skarv island.", question="Where does she live?", messages=earlier)
     assert retriever.calls[0][0] == "Who is the lighthouse keeper? Where does she live?"
-    assert [message.role for message in chat.prompts[0]] == ["system", "user", "assistant", "user"]
+    assert [message.role for message in chat.prompts[-1]] == ["system", "user", "assistant", "user"]
 
 
 def test_naive_searches_one_index_and_hybrid_both():
@@ -187,3 +238,111 @@ class TestPrompt:
             messages=(Message(role="user", content="Who is the keeper?"),),
         )
         assert search_query(request) == "When do the ferries leave in the morning?"
+
+
+class TestUnits:
+    def test_sentences_and_children_are_what_is_searched(self):
+        window = run("sentence_window_rag", window=3)[3].options[0]["around"]
+        assert (window.unit, window.sides) == ("sentence", 3)
+        parent = run("parent_child_rag", parent_chars=900)[3].options[0]["around"]
+        assert (parent.unit, parent.sides, parent.chars) == ("child", None, 900)
+
+    def test_parents_stand_in_the_prompt_as_in_the_document(self):
+        passages = run("hybrid_rag")[0].passages[:3]
+        parts = [
+            dataclasses.replace(passage, document_id=document, start=start)
+            for passage, document, start in zip(passages, (1, 2, 1), (50, 0, 10), strict=True)
+        ]
+        assert in_reading_order(parts) == [parts[2], parts[0], parts[1]]
+
+
+class TestHyde:
+    def test_it_searches_with_what_it_wrote_and_shows_it(self):
+        _, tools, _, retriever, _ = run("hyde_rag", "The keeper is called Ola.", "Marta Olsen.")
+        assert retriever.calls == [(QUESTION, 5, "hybrid")]
+        assert retriever.options == [{"meanings": (QUESTION, "The keeper is called Ola.")}]
+        step = next(step for step in tools.trace if step["step"] == "retrieve")
+        assert step["meanings"] == [QUESTION, "The keeper is called Ola."]
+        assert [step["purpose"] for step in tools.trace if step["step"] == "chat"] == ["hypothesis", "answer"]
+
+    def test_the_passage_alone(self):
+        retriever = run("hyde_rag", "Ola.", "Marta.", with_question=False, retriever="dense")[3]
+        assert retriever.calls == [(QUESTION, 5, "dense")]
+        assert retriever.options == [{"meanings": ("Ola.",)}]
+
+    def test_a_model_that_writes_nothing_leaves_the_question(self):
+        assert run("hyde_rag", "  ", "Marta.", with_question=False)[3].options == [{}]
+
+
+class TestCorrective:
+    def test_bad_passages_are_dropped(self):
+        draft, tools, _, retriever, chat = run("corrective_rag")
+        assert len(retriever.calls) == 1
+        assert [passage.text for passage in draft.passages] == [CORPUS[1]]
+        grades = next(step for step in tools.trace if step["step"] == "grade")["grades"]
+        assert [one["grade"] for one in grades] == ["good", "bad", "bad", "bad", "bad"]
+        assert CORPUS[0] not in chat.prompts[0][-1].content
+
+    def test_weak_evidence_is_searched_for_once_more_in_other_words(self):
+        _, tools, _, retriever, _ = run("corrective_rag", question="Where does the harbour captain live?", top_k=1)
+        assert len(retriever.calls) == 2
+        rewrite = next(step for step in tools.trace if step["step"] == "rewrite")
+        assert retriever.calls[1][0] == rewrite["rewritten"] != rewrite["query"]
+
+    def test_it_says_that_it_does_not_know_without_asking_the_model(self):
+        draft, tools, pieces, _, chat = run("corrective_rag", question="Which zeppelin crossed Antarctica?")
+        assert abstains(draft.text)
+        assert "".join(pieces) == draft.text
+        assert (draft.passages, chat.prompts) == ([], [])
+        assert [step["step"] for step in tools.trace][-2:] == ["external", "verdict"]
+        assert "No external search" in tools.trace[-2]["skipped"]
+
+    def test_an_external_search_steps_in_and_is_shown(self):
+        outside = Outside([("Airships", "The zeppelin Norge crossed Antarctica."), ("Cooking", "Boil an egg.")])
+        draft, tools, _, _, chat = run("corrective_rag", question="Which zeppelin crossed Antarctica?", external=outside)
+        assert [passage.url for passage in draft.passages] == ["https://example.org/1"]
+        assert "Norge" in chat.prompts[0][-1].content
+        step = next(step for step in tools.trace if step["step"] == "external")
+        assert [found["url"] for found in step["found"]] == ["https://example.org/1", "https://example.org/2"]
+
+    def test_it_can_be_told_to_stay_inside(self):
+        outside = Outside([("Airships", "The zeppelin Norge crossed Antarctica.")])
+        draft, _, _, _, _ = run("corrective_rag", question="Which zeppelin?", external=outside, external_search=False)
+        assert outside.calls == []
+        assert abstains(draft.text)
+
+    def test_an_external_search_that_fails_is_told_in_the_trace(self):
+        outside = Outside(ExternalSearchFailed("status 500"))
+        draft, tools, _, _, _ = run("corrective_rag", question="Which zeppelin crossed Antarctica?", external=outside)
+        assert abstains(draft.text)
+        assert next(step for step in tools.trace if step["step"] == "external")["error"] == "status 500"
+
+    def test_good_local_evidence_keeps_the_question_inside(self):
+        outside = Outside([])
+        run("corrective_rag", external=outside)
+        assert outside.calls == []
+
+    def test_the_model_can_grade_and_rewrite(self):
+        replies = ("no", "population of Skarv", "yes", "214 people.")
+        draft, tools, _, retriever, _ = run(
+            "corrective_rag", *replies, question=TWO_HOPS, top_k=1, grader="model", good_words=1.0
+        )
+        assert [step["purpose"] for step in tools.trace if step["step"] == "chat"] == ["grade", "rewrite", "grade", "answer"]
+        assert retriever.calls[1][0] == "population of Skarv"
+        assert draft.text == "214 people."
+        assert [passage.text for passage in draft.passages] == [CORPUS[2]]
+
+    @pytest.mark.parametrize(
+        ("words", "near", "grade"),
+        [
+            (0.0, 0.6, "good"),
+            (0.0, 0.4, "unclear"),
+            (0.0, 0.1, "bad"),
+            (0.5, 0.1, "unclear"),
+            (1.0, 0.1, "good"),
+            (0.0, None, "bad"),
+        ],
+    )
+    def test_a_passage_is_graded_by_its_nearness_and_its_words(self, words, near, grade):
+        strategy = STRATEGIES["corrective_rag"](STRATEGIES["corrective_rag"].Parameters())
+        assert strategy._by_scores(words, near) == grade

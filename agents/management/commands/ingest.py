@@ -17,7 +17,7 @@ from agents.ingestion.beir import corpus_file
 from agents.ingestion.detect import SUFFIXES
 from agents.ingestion.parse import check_size, limits
 from agents.models import Collection
-from agents.services import collection_get_or_create, collection_index, corpus_add, document_add
+from agents.services import collection_get_or_create, collection_index, corpus_add, derived_refresh, document_add
 
 # How much of the whole the reading takes, as the bar shows it; the rest is embedding and writing the index.
 READING = 0.2
@@ -105,6 +105,7 @@ class Command(ContractCommand):
         build = None
         if collection.documents.exists():
             build = collection_index(collection, lambda done, message: self.progress(READING + (1 - READING) * done, message))
+            derived_refresh(collection, self.progress)
         return {
             "collection": collection.name,
             "added": tally.added,
