@@ -34,6 +34,7 @@ ALSO = {
     "/api/interactions": (404,),
     "/api/documents": (404, 409, 422),
     "/api/rl/reset": (409,),
+    "/api/evals": (404, 409),
 }
 OPEN_PATHS = ("/api/health", "/api/schema", "/api/docs")
 

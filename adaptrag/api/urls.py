@@ -7,6 +7,7 @@ from django.urls import path, re_path
 from adaptrag.api.docs import DocsView, SchemaView
 from adaptrag.api.documents import DocumentsView, DocumentView
 from adaptrag.api.errors import page_not_found
+from adaptrag.api.evals import CancelView, EvalSetsView, ResultsView, ResumeView, RunsView, RunView
 from adaptrag.api.feedback import FeedbackView
 from adaptrag.api.health import HealthView
 from adaptrag.api.inventory import AgentsView, CollectionsView
@@ -28,6 +29,12 @@ urlpatterns = [
     path("collections", CollectionsView.as_view(), name="collections"),
     path("documents", DocumentsView.as_view(), name="documents"),
     path("documents/<int:document_id>", DocumentView.as_view(), name="document"),
+    path("evals/sets", EvalSetsView.as_view(), name="eval-sets"),
+    path("evals/runs", RunsView.as_view(), name="eval-runs"),
+    path("evals/runs/<int:run>", RunView.as_view(), name="eval-run"),
+    path("evals/runs/<int:run>/results", ResultsView.as_view(), name="eval-run-results"),
+    path("evals/runs/<int:run>/cancel", CancelView.as_view(), name="eval-run-cancel"),
+    path("evals/runs/<int:run>/resume", ResumeView.as_view(), name="eval-run-resume"),
     path("health", HealthView.as_view(), name="health"),
     path("schema", SchemaView.as_view(), name="schema"),
     path("docs", DocsView.as_view(), name="docs"),
