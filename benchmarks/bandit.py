@@ -65,16 +65,21 @@ def on_file(
     progress: Callable[[float, str], Any],
     embeddings: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
-    """Mean reward with its interval over shuffles; `over_fixed` is the difference from the best fixed arm."""
-    rows = []
+    """Mean reward with its interval over shuffles; `over_fixed` is the difference from the best fixed arm, `over_thompson` that
+    from Thompson sampling without categories, shuffle by shuffle, with its interval."""
+    rows: list[dict[str, Any]] = []
+    plain = None
     for done, (kind, (given, policy)) in enumerate(_entrants(log, policies).items()):
         progress(0.5 * done / (len(policies) + 1), f"{kind} on {len(log)} rows")
         started = time.perf_counter()
         result = replay(given, policy, shuffles=shuffles, seed=seed, embeddings=embeddings)
         low, high = result.interval or (None, None)
+        plain = plain or result
+        over, between = paired_difference(result, plain)
         rows.append(
             {"measured": f"replay of {len(log)} rows", "policy": kind, "value": result.mean_reward, "low": low, "high": high}
             | {"over_fixed": result.mean_reward - result.best_fixed_reward, "seconds": time.perf_counter() - started}
+            | {"over_thompson": over, "over_low": between and between[0], "over_high": between and between[1]}
         )
     return rows
 

@@ -47,7 +47,8 @@ class LoggedRounds:
     """Decisions of which only the chosen arm's reward is known, with the probability with which it was chosen.
 
     actions: index into `arms`, shape (n,); strata: index of the row's kind (position or category), shape (n,), into
-    `stratum_names`; rewards in [0, 1] and propensities in (0, 1], float arrays, shape (n,).
+    `stratum_names`; rewards in [0, 1] and propensities in (0, 1], float arrays, shape (n,). available: bool, shape (n, K), the
+    arms that could be chosen; None where all could.
     """
 
     arms: tuple[str, ...]
@@ -56,9 +57,16 @@ class LoggedRounds:
     strata: Array
     rewards: Array
     propensities: Array
+    available: Array | None = None
 
     def __len__(self) -> int:
         return len(self.rewards)
+
+    def only(self, rows: Array) -> LoggedRounds:
+        """The rows marked in a bool array, shape (n,); arms and strata keep their codes."""
+        parts = {name: getattr(self, name)[rows] for name in ("actions", "strata", "rewards", "propensities")}
+        available = None if self.available is None else self.available[rows]
+        return LoggedRounds(arms=self.arms, stratum_names=self.stratum_names, available=available, **parts)
 
 
 def read_routing_log(path: Path) -> RoutingLog:

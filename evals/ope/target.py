@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 
 from evals.evidence import EvidenceTable, Priors
 from evals.logs import LoggedRounds
-from rewards.bandit import Policy, project
+from rewards.bandit import ArmEvidence, Policy, project
 
 Array = np.ndarray
 
 
 def uniform(rounds: LoggedRounds) -> Array:
-    """Every arm as often as any other; shape (n, K)."""
-    return np.full((len(rounds), len(rounds.arms)), 1 / len(rounds.arms))
+    """Every arm that could be chosen as often as any other; shape (n, K)."""
+    if rounds.available is None:
+        return np.full((len(rounds), len(rounds.arms)), 1 / len(rounds.arms))
+    return rounds.available / rounds.available.sum(axis=1, keepdims=True)
 
 
 def frequencies(rounds: LoggedRounds, of: LoggedRounds) -> Array:
@@ -53,14 +56,33 @@ def policy_probabilities(
     shape = (len(rounds.stratum_names), len(rounds.arms))
     table = EvidenceTable(policy, rounds.strata, shape, embeddings=embeddings, priors=priors)
     rng = np.random.default_rng(seed)
-    result = np.empty((len(rounds), shape[1]))
-    floors, caps = np.full(shape[1], min_share), np.ones(shape[1])
+    result = np.zeros((len(rounds), shape[1]))
+    everyone = np.arange(shape[1])
     for row in range(len(rounds)):
-        probabilities = policy.probabilities(table.evidence_of_one(row), rng)
-        result[row] = project(probabilities, floors, caps, int(probabilities.argmax())) if min_share > 0 else probabilities
+        evidence, arms = table.evidence_of_one(row), everyone
+        if rounds.available is not None and not rounds.available[row].all():
+            arms = np.flatnonzero(rounds.available[row])
+            evidence = _of(evidence, arms)
+        probabilities = policy.probabilities(evidence, rng)
+        if min_share > 0:
+            floors, caps = np.full(len(arms), min_share), np.ones(len(arms))
+            probabilities = project(probabilities, floors, caps, int(probabilities.argmax()))
+        result[row, arms] = probabilities
         table.learn(np.array([row]), rounds.actions[row : row + 1], rounds.rewards[row : row + 1])
         if progress and row % 256 == 0:
             progress(row / len(rounds))
     if progress:
         progress(1.0)
     return result
+
+
+def _of(evidence: ArmEvidence, arms: Array) -> ArmEvidence:
+    """The same for some of the arms."""
+    values = {spec.name: getattr(evidence, spec.name) for spec in dataclasses.fields(evidence)}
+    axes = {"context": None, "designs": -3, "responses": -2}
+    return ArmEvidence(
+        **{
+            name: value if value is None or axes.get(name, -1) is None else value.take(arms, axis=axes.get(name, -1))
+            for name, value in values.items()
+        }
+    )
