@@ -24,6 +24,7 @@ from agents.models import AgentVariant, Collection
 from agents.selectors import collection_for, live_variant, live_variants
 from agents.services import agent_answer
 from agents.strategies.base import AgentRequest
+from evals.services import experiment_assign
 from rewards.models import Interaction
 from rewards.router import BanditRouter, RoutingDecision
 from rewards.services import interaction_log
@@ -103,7 +104,11 @@ def query(
     collection = _visible(request.collection, request.collections)
     category = _category(request.category, question)
     if request.agent is None:
-        decision = BanditRouter().route(category, _candidates(request.candidates), question=question, session=request.session)
+        # Who narrows the candidates asks for a choice among them, not for an experiment's.
+        decision = experiment_assign(request.session, category) if request.candidates is None else None
+        if decision is None:
+            candidates = _candidates(request.candidates)
+            decision = BanditRouter().route(category, candidates, question=question, session=request.session)
         variant, routing = decision.variant, _bandit_routing(decision)
         mode, logged = decision.mode, _logged_routing(decision)
     else:

@@ -204,3 +204,41 @@ class JudgeCall(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} by {self.model}"
+
+
+class Experiment(models.Model):
+    """A fixed split of sessions among agents, next to the bandit. All that decides the result is fixed before it starts."""
+
+    class State(models.TextChoices):
+        DRAFT = "draft"
+        RUNNING = "running"
+        ENDED = "ended"
+
+    class Analysis(models.TextChoices):
+        FIXED_HORIZON = "fixed_horizon", "fixed horizon: one look, at the planned size"
+        ALWAYS_VALID = "always_valid", "always valid: may be read at any time"
+
+    name = models.CharField(max_length=64, unique=True, validators=[slug_validator])
+    shares = models.JSONField(help_text="Agent -> share of the sessions; what is left over goes to the bandit.")
+    variants = models.JSONField(
+        default=dict, blank=True, help_text="Agent -> id of the revision that answers, fixed at the start."
+    )
+    baseline = models.CharField(max_length=64)
+    analysis = models.CharField(max_length=16, choices=Analysis, default=Analysis.FIXED_HORIZON)
+    difference = models.FloatField(help_text="The smallest difference in mean reward that is worth finding.")
+    deviation = models.FloatField(help_text="Standard deviation of a session's mean reward.")
+    planned = models.PositiveIntegerField(help_text="Rated sessions an agent, found with power 0.8 at the 5 % level.")
+    state = models.CharField(max_length=16, choices=State, default=State.DRAFT)
+    started_at = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(fields=["state"], condition=models.Q(state="running"), name="experiment_one_running")
+        ]
+
+    def __str__(self) -> str:
+        return self.name

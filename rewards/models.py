@@ -252,6 +252,7 @@ class Interaction(models.Model):
         BANDIT = "bandit"
         PINNED = "pinned", "category pinned to the agent"
         STICKY = "sticky", "kept for the session"
+        EXPERIMENT = "experiment", "a fixed-split experiment"
         MANUAL = "manual_override", "forced by the caller"
         COMPARE = "compare", "side by side"
         IMPORTED = "imported"

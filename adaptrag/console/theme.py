@@ -100,6 +100,7 @@ UNFOLD = {
                 "How we know",
                 _rows("Eval runs", "science", "evals.evalrun"),
                 _rows("Eval sets", "quiz", "evals.evalset"),
+                _rows("Experiments", "splitscreen", "evals.experiment"),
                 _page(
                     "Judges",
                     "gavel",

@@ -47,6 +47,8 @@ def why(interaction: Interaction) -> str:
         return "Asked side by side with other agents."
     if interaction.mode == Interaction.Mode.IMPORTED:
         return "Imported from a log."
+    if interaction.mode == Interaction.Mode.EXPERIMENT:
+        return f"The experiment {interaction.policy} gave this session its agent."
     chosen = chosen_candidate(interaction)
     if chosen is None:
         return ""

@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from evals.services.execution import evalrun_execute, evalrun_questions
+from evals.services.experiments import (
+    ArmReport,
+    ExperimentPlan,
+    ExperimentReport,
+    experiment_absent,
+    experiment_assign,
+    experiment_create,
+    experiment_end,
+    experiment_report,
+    experiment_start,
+)
 from evals.services.ratings import interactions_judge, interactions_rate
 from evals.services.reports import evalrun_csv, evalrun_items, evalrun_json, evalrun_regressions, evalrun_summary
 from evals.services.runs import (
@@ -25,6 +36,9 @@ from evals.services.sets import (
 )
 
 __all__ = [
+    "ArmReport",
+    "ExperimentPlan",
+    "ExperimentReport",
     "RunRequest",
     "evalrun_cancel",
     "evalrun_create",
@@ -46,6 +60,12 @@ __all__ = [
     "evalset_from_interactions",
     "evalset_from_path",
     "evalset_get",
+    "experiment_absent",
+    "experiment_assign",
+    "experiment_create",
+    "experiment_end",
+    "experiment_report",
+    "experiment_start",
     "interactions_judge",
     "interactions_rate",
 ]

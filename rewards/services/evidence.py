@@ -20,6 +20,7 @@ COUNTING_MODES = (
     Interaction.Mode.BANDIT,
     Interaction.Mode.PINNED,
     Interaction.Mode.STICKY,
+    Interaction.Mode.EXPERIMENT,
     Interaction.Mode.MANUAL,
     Interaction.Mode.IMPORTED,
 )
