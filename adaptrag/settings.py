@@ -3,6 +3,7 @@
 Every variable is described in docs/configuration.md; `manage.py check --deploy` names what a production site still lacks.
 """
 
+import json
 import logging
 import os
 import secrets
@@ -35,6 +36,17 @@ def _number(name: str, default: float, cast=env.int):
     except ValueError:
         MALFORMED_ENVIRONMENT[name] = f"{os.environ.get(name, '')!r} is not a number"
         return default
+
+
+def _json(name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(env.str(name, default="") or "{}")
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        MALFORMED_ENVIRONMENT[name] = f"{os.environ.get(name, '')!r} is no JSON object"
+        return {}
+    return value
 
 
 def _flag(name: str, default: bool) -> bool:
@@ -289,10 +301,29 @@ ADAPTRAG_CHUNK_TOKENS = _number("ADAPTRAG_CHUNK_TOKENS", 128)
 ADAPTRAG_WINDOW_TOKENS = _number("ADAPTRAG_WINDOW_TOKENS", 64)
 # What a file may hold, and what reading it may cost; a file over a limit is rejected with the limit's name.
 ADAPTRAG_MAX_PAGES = _number("ADAPTRAG_MAX_PAGES", 2000)
+ADAPTRAG_MAX_RECORDS = _number("ADAPTRAG_MAX_RECORDS", 100_000)
+ADAPTRAG_MAX_TABLE_COLUMNS = _number("ADAPTRAG_MAX_TABLE_COLUMNS", 1000)
+ADAPTRAG_MAX_TABLE_CELLS = _number("ADAPTRAG_MAX_TABLE_CELLS", 5_000_000)
+ADAPTRAG_MAX_CELL_CHARS = _number("ADAPTRAG_MAX_CELL_CHARS", 32_767)
+ADAPTRAG_INDEXED_ROWS = _number("ADAPTRAG_INDEXED_ROWS", 20_000)
+ADAPTRAG_MAX_PIXELS = _number("ADAPTRAG_MAX_PIXELS", 50_000_000)
+ADAPTRAG_MAX_IMAGES = _number("ADAPTRAG_MAX_IMAGES", 30)
 ADAPTRAG_MAX_EXPANDED_BYTES = _number("ADAPTRAG_MAX_EXPANDED_BYTES", 300_000_000)
 ADAPTRAG_MAX_DOCUMENT_CHARS = _number("ADAPTRAG_MAX_DOCUMENT_CHARS", 10_000_000)
 ADAPTRAG_PARSE_SECONDS = _number("ADAPTRAG_PARSE_SECONDS", 120)
 ADAPTRAG_PARSE_MEMORY_BYTES = _number("ADAPTRAG_PARSE_MEMORY_BYTES", 1_000_000_000)
+# The same by type, over the general ones: {"pdf": {"pages": 500}, "csv": {"bytes": 200000000}}.
+ADAPTRAG_TYPE_LIMITS = _json("ADAPTRAG_TYPE_LIMITS")
+# Text in images is read here; what they show is described by a vision model, where one is named.
+ADAPTRAG_OCR = _flag("ADAPTRAG_OCR", True)
+ADAPTRAG_OCR_SECONDS = _number("ADAPTRAG_OCR_SECONDS", 300)
+ADAPTRAG_OCR_MEMORY_BYTES = _number("ADAPTRAG_OCR_MEMORY_BYTES", 2_000_000_000)
+ADAPTRAG_VISION_MODEL = env.str("ADAPTRAG_VISION_MODEL", default="")
+ADAPTRAG_VISION_OPTIONS = _json("ADAPTRAG_VISION_OPTIONS")  # as an agent's chat options: base_url, api_key_env, timeout, ...
+# What a query of a table may cost.
+ADAPTRAG_SQL_SECONDS = _number("ADAPTRAG_SQL_SECONDS", 10)
+ADAPTRAG_SQL_MEMORY_BYTES = _number("ADAPTRAG_SQL_MEMORY_BYTES", 1_000_000_000)
+ADAPTRAG_SQL_ROWS = _number("ADAPTRAG_SQL_ROWS", 200)
 # Up to these sizes a document is searchable when its upload returns; above, a job of the queue reads or indexes it.
 ADAPTRAG_INLINE_BYTES = _number("ADAPTRAG_INLINE_BYTES", 1_000_000)
 ADAPTRAG_INLINE_CHUNKS = _number("ADAPTRAG_INLINE_CHUNKS", 64)

@@ -9,6 +9,10 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 
+from adaptrag.common.errors import InvalidInput
+from agents.ingestion.detect import SUFFIXES
+from agents.ingestion.parse import LIMIT_SETTINGS
+from agents.llm.factory import validate_options
 from agents.llm.local import MODES
 from agents.llm.weights import FORMS
 from agents.retrieval.bm25 import BACKENDS
@@ -22,6 +26,18 @@ LOWEST = {
     "ADAPTRAG_MAX_DOCUMENT_CHARS": 1,
     "ADAPTRAG_PARSE_SECONDS": 1,
     "ADAPTRAG_PARSE_MEMORY_BYTES": 200_000_000,
+    "ADAPTRAG_MAX_RECORDS": 1,
+    "ADAPTRAG_MAX_TABLE_COLUMNS": 1,
+    "ADAPTRAG_MAX_TABLE_CELLS": 1,
+    "ADAPTRAG_MAX_CELL_CHARS": 1,
+    "ADAPTRAG_INDEXED_ROWS": 1,
+    "ADAPTRAG_MAX_PIXELS": 1,
+    "ADAPTRAG_MAX_IMAGES": 0,
+    "ADAPTRAG_OCR_SECONDS": 1,
+    "ADAPTRAG_OCR_MEMORY_BYTES": 1_000_000_000,
+    "ADAPTRAG_SQL_SECONDS": 1,
+    "ADAPTRAG_SQL_MEMORY_BYTES": 400_000_000,
+    "ADAPTRAG_SQL_ROWS": 1,
     "ADAPTRAG_INLINE_BYTES": 0,
     "ADAPTRAG_INLINE_CHUNKS": 0,
     "ADAPTRAG_INLINE_COLLECTION_CHUNKS": 0,
@@ -62,4 +78,14 @@ def check_documents(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
         )
     if not settings.ADAPTRAG_SEARXNG_SECONDS > 0:
         error(1, "ADAPTRAG_SEARXNG_SECONDS", "Give the seconds that a search may take, such as 5.")
+    for suffix, values in settings.ADAPTRAG_TYPE_LIMITS.items():
+        known = f".{suffix}" in SUFFIXES and isinstance(values, dict)
+        if not known or any(name not in LIMIT_SETTINGS or type(value) is not int for name, value in values.items()):
+            suffixes = ", ".join(sorted(name[1:] for name in SUFFIXES))
+            error(4, "ADAPTRAG_TYPE_LIMITS", f"Whole numbers for {', '.join(LIMIT_SETTINGS)} under one of {suffixes}.")
+            break
+    try:
+        validate_options("openai_compatible", settings.ADAPTRAG_VISION_OPTIONS)
+    except InvalidInput as problem:
+        error(4, "ADAPTRAG_VISION_OPTIONS", problem.message)
     return found

@@ -10,7 +10,7 @@ from django.db.models import Model, QuerySet
 from django.db.models.signals import post_delete
 from django.dispatch import receiver
 
-from agents.models import Collection, Document, Tombstone
+from agents.models import Collection, Document, DocumentImage, Tombstone
 from agents.services.collections import remove_collection_files
 from agents.services.storing import content_changed, remove_files
 
@@ -18,7 +18,7 @@ from agents.services.storing import content_changed, remove_files
 @receiver(post_delete, sender=Document)
 def document_deleted(sender: type[Document], instance: Document, origin: Model | QuerySet, **_: Any) -> None:
     """Hide the document from the index that serves, in the transaction that deletes it; its files go on commit."""
-    remove_files({instance.file.name, instance.incoming.name} - {"", None})
+    remove_files({instance.file.name, instance.incoming.name, instance.tables_file} - {"", None})
     if _model(origin) is Collection:  # the index goes too
         return
     content_changed(instance.collection_id)
@@ -26,6 +26,11 @@ def document_deleted(sender: type[Document], instance: Document, origin: Model |
     build_id = Collection.objects.filter(pk=instance.collection_id).values_list("current_build_id", flat=True).first()
     if build_id is not None:
         Tombstone.objects.create(build_id=build_id, document_id=instance.pk)
+
+
+@receiver(post_delete, sender=DocumentImage)
+def image_deleted(sender: type[DocumentImage], instance: DocumentImage, **_: Any) -> None:
+    remove_files({instance.file})
 
 
 @receiver(post_delete, sender=Collection)

@@ -45,7 +45,8 @@ def split(document: ParsedDocument, capacity: int, window: int, count: Callable[
 
     kind = MarkdownSplitter if document.markdown else TextSplitter
     passages, windows = kind.from_callback(count, capacity), kind.from_callback(count, window)
-    headings, pages = _Headings(document), _Pages(document)
+    headings, pages = _Headings(document), _Numbers(document, "page")
+    slides, lines = _Numbers(document, "slide"), _Numbers(document, "line")
 
     def cut(splitter: MarkdownSplitter | TextSplitter, text: str) -> Iterator[tuple[int, int]]:
         return _with_their_headings(splitter.chunk_indices(text), document.markdown)
@@ -59,6 +60,7 @@ def split(document: ParsedDocument, capacity: int, window: int, count: Callable[
             page=pages.at(start),
             start=start,
             end=end,
+            place=_place(slides, lines, start, end),
         )
         for ordinal, (start, end) in enumerate(cut(passages, document.text))
     ]
@@ -124,11 +126,21 @@ class _Headings:
         return self._paths[index - 1] if index else ""
 
 
-class _Pages:
-    def __init__(self, document: ParsedDocument) -> None:
-        self._starts = [mark.start for mark in document.marks if mark.kind == "page"]
-        self._numbers = [mark.level for mark in document.marks if mark.kind == "page"]
+class _Numbers:
+    """The number of the page, slide or line at a position."""
+
+    def __init__(self, document: ParsedDocument, kind: str) -> None:
+        self._starts = [mark.start for mark in document.marks if mark.kind == kind]
+        self._numbers = [mark.level for mark in document.marks if mark.kind == kind]
 
     def at(self, position: int) -> int | None:
         index = bisect_right(self._starts, position)
         return self._numbers[index - 1] if index else None
+
+
+def _place(slides: _Numbers, lines: _Numbers, start: int, end: int) -> dict[str, Any]:
+    if (slide := slides.at(start)) is not None:
+        return {"slide": slide}
+    if (first := lines.at(start)) is not None:
+        return {"lines": [first, lines.at(end - 1)]}
+    return {}

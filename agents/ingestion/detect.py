@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import zipfile
 from pathlib import PurePosixPath
 
 from agents.errors import DocumentRejected
-from agents.ingestion.base import DOCX, HTML, MARKDOWN, PDF, TEXT
+from agents.ingestion.base import CSV, DOCX, HTML, JPEG, JSONL, MARKDOWN, PDF, PNG, PPTX, TEXT, TSV, WEBP, XLSX
+from agents.ingestion.tables import looks_delimited
 from agents.ingestion.text import decode
 
 SUFFIXES = {
-    ".md": MARKDOWN, ".markdown": MARKDOWN, ".txt": TEXT, ".text": TEXT,
-    ".html": HTML, ".htm": HTML, ".pdf": PDF, ".docx": DOCX,
+    ".md": MARKDOWN, ".markdown": MARKDOWN, ".txt": TEXT, ".text": TEXT, ".html": HTML, ".htm": HTML, ".pdf": PDF,
+    ".docx": DOCX, ".pptx": PPTX, ".xlsx": XLSX, ".xlsm": XLSX, ".csv": CSV, ".tsv": TSV, ".tab": TSV, ".jsonl": JSONL,
+    ".ndjson": JSONL, ".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, ".webp": WEBP,
 }  # fmt: skip
-NAMES = {MARKDOWN: "Markdown", TEXT: "plain text", HTML: "HTML", PDF: "a PDF", DOCX: "a Word document (.docx)"}
-SUPPORTED = "Markdown (.md), plain text (.txt), HTML (.html), PDF (.pdf), Word (.docx)"
+NAMES = {
+    MARKDOWN: "Markdown", TEXT: "plain text", HTML: "HTML", PDF: "a PDF", DOCX: "a Word document (.docx)",
+    PPTX: "a PowerPoint presentation (.pptx)", XLSX: "an Excel workbook (.xlsx)", CSV: "comma-separated values",
+    TSV: "tab-separated values", JSONL: "JSON lines", PNG: "a PNG image", JPEG: "a JPEG image", WEBP: "a WebP image",
+}  # fmt: skip
+SUPPORTED = (
+    "Markdown (.md), plain text (.txt), HTML (.html), PDF (.pdf), Word (.docx), PowerPoint (.pptx), Excel (.xlsx), "
+    "tables (.csv, .tsv), JSON lines (.jsonl), images (.png, .jpg, .webp)"
+)
+WORDS = (MARKDOWN, TEXT, CSV, TSV, JSONL)  # types whose content is text that any of them could hold
+SIGNATURES = {PNG: b"\x89PNG\r\n\x1a\n", JPEG: b"\xff\xd8\xff"}
 # First bytes of what people upload by mistake. Only named, never opened.
 FOREIGN = {
-    b"\x89PNG\r\n\x1a\n": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
     b"GIF8": "a GIF image",
-    b"RIFF": "a WebP image or a RIFF recording",
+    b"RIFF": "a RIFF recording",
     b"\x1f\x8b": "a gzip archive",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
     b"Rar!": "a RAR archive",
@@ -32,7 +42,7 @@ FOREIGN = {
     b"{\\rtf": "an RTF document",
 }
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
-OFFICE_PARTS = {"xl/workbook.xml": "an Excel workbook", "ppt/presentation.xml": "a PowerPoint presentation"}
+OFFICE_PARTS = {"word/document.xml": DOCX, "xl/workbook.xml": XLSX, "ppt/presentation.xml": PPTX}
 HTML_START = re.compile(r"\A\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.I | re.S)
 TAG = re.compile(r"<(?:p|div|h[1-6]|a|span|table|ul|ol|br|body|title|meta|article|section|main)\b[^<>]*>", re.I)
 
@@ -60,7 +70,13 @@ def detect(name: str, data: bytes, content_type: str = "") -> str:
 
 
 def _is_binary_document(data: bytes) -> bool:
-    return data[:1024].find(b"%PDF-") >= 0 or data.startswith(b"PK\x03\x04")
+    return data[:1024].find(b"%PDF-") >= 0 or data.startswith(b"PK\x03\x04") or bool(_image_kind(data))
+
+
+def _image_kind(data: bytes) -> str:
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return WEBP
+    return next((kind for kind, start in SIGNATURES.items() if data.startswith(start)), "")
 
 
 def _by_content(name: str, data: bytes, named: str) -> str:
@@ -68,15 +84,18 @@ def _by_content(name: str, data: bytes, named: str) -> str:
         return PDF
     if data.startswith(b"PK"):
         return _zip_kind(name, data, named)
+    if kind := _image_kind(data):
+        return kind
     if data.startswith(OLE):
         raise DocumentRejected(
-            f"{name} is an Office file in the old binary format, or one with a password. Save it as .docx without a password.",
+            f"{name} is an Office file in the old binary format, or one with a password. Save it as .docx, .pptx or .xlsx, "
+            "without a password.",
             name=name,
         )
     for start, what in FOREIGN.items():
         if data.startswith(start):
             raise DocumentRejected(f"{name} is {what}, which isn't read. Supported: {SUPPORTED}.", name=name)
-    if named in (PDF, DOCX):
+    if named and named in NAMES and named not in (*WORDS, HTML):
         raise DocumentRejected(
             f"{name} is named as {NAMES[named]} but doesn't start like one: it is damaged or another type of file. "
             "Open it in its program and save it again.",
@@ -87,7 +106,18 @@ def _by_content(name: str, data: bytes, named: str) -> str:
         return HTML
     if named == HTML:
         return HTML if TAG.search(text[:200_000]) else TEXT
-    return named if named in (MARKDOWN, TEXT) else TEXT
+    if named in WORDS:
+        return named
+    if text.lstrip().startswith("{") and _is_object(text.strip().split("\n", 1)[0]):
+        return JSONL
+    return (TSV if "\t" in text.split("\n", 1)[0] else CSV) if looks_delimited(text) else TEXT
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _zip_kind(name: str, data: bytes, named: str) -> str:
@@ -95,11 +125,12 @@ def _zip_kind(name: str, data: bytes, named: str) -> str:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             parts = set(archive.namelist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        what = "a Word document" if named == DOCX else "a zip archive"
+        what = NAMES[named].partition(" (")[0] if named in OFFICE_PARTS.values() else "a zip archive"
         raise DocumentRejected(
             f"{name} is {what} that is truncated or damaged ({error}). Copy or download it again.", name=name
         ) from error
-    if "word/document.xml" in parts:
-        return DOCX
-    what = next((what for part, what in OFFICE_PARTS.items() if part in parts), "a zip archive without a Word document in it")
+    for part, kind in OFFICE_PARTS.items():
+        if part in parts:
+            return kind
+    what = "an Excel workbook in the binary format" if "xl/workbook.bin" in parts else "a zip archive without a document in it"
     raise DocumentRejected(f"{name} is {what}, which isn't read. Supported: {SUPPORTED}.", name=name)

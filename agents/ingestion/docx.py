@@ -4,61 +4,50 @@ from __future__ import annotations
 
 import io
 import zipfile
-import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from agents.errors import DocumentRejected
+from agents.ingestion.archives import check_expansion
 from agents.ingestion.base import Limits, ParsedDocument
+from agents.ingestion.pictures import PictureFolder
 from agents.ingestion.text import clean, markdown_document
 
-MOST_PARTS = 10_000
-PIECE = 1 << 20
 
-
-def parse_docx(name: str, data: bytes, limits: Limits) -> ParsedDocument:
+def parse_docx(name: str, data: bytes, limits: Limits, folder: Path | None) -> ParsedDocument:
     from docx import Document
     from docx.opc.exceptions import OpcError
     from docx.table import Table
     from lxml.etree import LxmlError
 
     check_expansion(name, data, limits)
+    pictures, text = PictureFolder(folder, limits), ""
     try:
         document = Document(io.BytesIO(data))
-        blocks, title = [], document.core_properties.title or ""
+        title = document.core_properties.title or ""
         for block in document.iter_inner_content():
-            blocks.append(_table(block) if isinstance(block, Table) else _paragraph(block))
+            for blob, caption in _images(document, block._element):
+                pictures.add(blob, start=len(text), caption=caption)
+            text += clean(_table(block) if isinstance(block, Table) else _paragraph(block))
     except (OpcError, LxmlError, KeyError, ValueError, AttributeError, zipfile.BadZipFile) as error:
         raise DocumentRejected(
             f"{name} is a damaged Word document ({type(error).__name__}: {str(error)[:200]}). Open it in Word, save it again.",
             name=name,
         ) from error
-    return markdown_document(clean("".join(blocks)).strip("\n"), title=clean(title).strip()[:500])
+    parsed = markdown_document(text.rstrip("\n"), title=clean(title).strip()[:500], metadata=pictures.metadata())
+    return replace(parsed, pictures=tuple(pictures.pictures))
 
 
-def check_expansion(name: str, data: bytes, limits: Limits) -> None:
-    """Refuse a zip bomb: first by the sizes that the directory declares, then by expanding with a cap, piece by piece."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            parts = archive.infolist()
-            declared = sum(part.file_size for part in parts)
-            if len(parts) > MOST_PARTS or declared > limits.expanded_bytes:
-                raise _bomb(name, f"{declared:,} bytes in {len(parts):,} parts", limits)
-            if any(part.flag_bits & 1 for part in parts):
-                raise DocumentRejected(f"{name} is encrypted. Save it without a password and upload that.", name=name)
-            expanded = 0
-            for part in parts:
-                with archive.open(part) as handle:
-                    while piece := handle.read(PIECE):
-                        expanded += len(piece)
-                        if expanded > limits.expanded_bytes:
-                            raise _bomb(name, f"more than {expanded:,} bytes", limits)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-        raise DocumentRejected(f"{name} is truncated or damaged ({error}). Copy or download it again.", name=name) from error
-
-
-def _bomb(name: str, size: str, limits: Limits) -> DocumentRejected:
-    return DocumentRejected(
-        f"{name} expands to {size}; at most {limits.expanded_bytes:,} bytes are read (ADAPTRAG_MAX_EXPANDED_BYTES).", name=name
-    )
+def _images(document: Any, element: Any) -> Iterator[tuple[bytes, str]]:
+    """(bytes, alternative text) of the images in a block that are stored in the file, not linked."""
+    for drawing in element.xpath(".//w:drawing"):
+        caption = " ".join(" ".join(drawing.xpath(".//wp:docPr/@descr")).split())[:500]
+        for identifier in drawing.xpath(".//a:blip/@r:embed"):
+            relation = document.part.rels.get(identifier)
+            if relation is not None and not relation.is_external:
+                yield relation.target_part.blob, caption
 
 
 def _paragraph(paragraph) -> str:

@@ -11,11 +11,17 @@ OnText = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
+    """images: data URLs, for models that see; only servers behind the OpenAI API are sent any."""
+
     role: str  # system, user or assistant
     content: str
+    images: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict[str, str]:
-        return {"role": self.role, "content": self.content}
+    def as_dict(self) -> dict[str, Any]:
+        if not self.images:
+            return {"role": self.role, "content": self.content}
+        parts = [{"type": "image_url", "image_url": {"url": image}} for image in self.images]
+        return {"role": self.role, "content": [{"type": "text", "text": self.content}, *parts]}
 
 
 @dataclass(frozen=True, kw_only=True)

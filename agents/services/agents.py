@@ -17,6 +17,7 @@ from agents.models import AgentVariant
 from agents.retrieval.external import external_search
 from agents.retrieval.search import current_build, retrieve
 from agents.services.derived import derived_enqueue, derived_enqueue_missing
+from agents.services.tables import StoredTables
 from agents.strategies import STRATEGIES
 from agents.strategies.base import AgentAnswer, AgentRequest, Strategy, Tools
 
@@ -136,6 +137,7 @@ def agent_answer(variant: AgentVariant, request: AgentRequest, *, on_text: OnTex
         chat=chat_model(variant.chat_backend, variant.chat_model, variant.chat_options),
         retrieve=retrieve,
         external=external_search(),
+        tables=StoredTables(),
         on_text=on_text,
     )
     try:

@@ -24,7 +24,7 @@ from agents.retrieval.embedding import embedder
 from agents.retrieval.encoders import Embedder
 from agents.retrieval.files import folder_bytes, locked, made_aside
 from agents.retrieval.store import open_build
-from agents.services.storing import sweep_uploads
+from agents.services.storing import UPLOAD_FOLDERS, sweep_uploads
 
 logger = logging.getLogger(__name__)
 
@@ -245,4 +245,5 @@ def remove_collection_files(collection_id: int) -> None:
     """Remove what a deleted collection leaves on disk."""
     shutil.rmtree(Path(settings.DATA_DIR) / "indexes" / str(collection_id), ignore_errors=True)
     shutil.rmtree(Path(settings.DATA_DIR) / "derived" / str(collection_id), ignore_errors=True)
-    shutil.rmtree(Path(settings.MEDIA_ROOT) / "documents" / str(collection_id), ignore_errors=True)
+    for kind in UPLOAD_FOLDERS:
+        shutil.rmtree(Path(settings.MEDIA_ROOT) / kind / str(collection_id), ignore_errors=True)

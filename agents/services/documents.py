@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,12 +16,14 @@ from adaptrag.common.ids import uuid7
 from adaptrag.common.jobs import job_enqueue
 from adaptrag.common.models import Job
 from agents.errors import DocumentRejected, UnknownCollection
+from agents.ingestion.base import DOCX, IMAGES, PDF, PPTX
 from agents.ingestion.detect import detect
 from agents.ingestion.parse import check_size, limits
 from agents.models import Collection, Document
 from agents.retrieval.files import write_whole
 from agents.services.collections import collection_refresh
-from agents.services.storing import checked_source, file_content, holds, remove_files, store, upload_path
+from agents.services.reading import file_content
+from agents.services.storing import checked_source, holds, remove_files, store, upload_path
 
 UUID_LENGTH = 32
 
@@ -59,18 +61,19 @@ def document_add(
         return same
     check_size(name, len(data), limits())
     found = detect(name, data, content_type)
+    check_size(name, len(data), limits(found))
     file = f"documents/{collection.pk}/{uuid7().hex}-{get_valid_filename(PurePosixPath(name).name)[-100:]}"
-    if index and len(data) > settings.ADAPTRAG_INLINE_BYTES:
+    if index and (len(data) > settings.ADAPTRAG_INLINE_BYTES or _takes_long(found)):
         return _add_later(collection, source, found, data, digest, file, user)
-    content = file_content(name, data, found, source=source, sha256=digest, file=file)
-    write_whole(upload_path(file), data)
+    content = file_content(collection, name, data, found, source=source, sha256=digest, file=file)
     try:
+        write_whole(upload_path(file), data)
         (stored,) = store(collection, [content])
     except BaseException:
-        upload_path(file).unlink(missing_ok=True)
+        content.discard()
         raise
     if not stored.changed:  # another process stored the same bytes in the meantime
-        upload_path(file).unlink(missing_ok=True)
+        content.discard()
     job = collection_refresh(collection, len(content.chunks), user=user) if index else None
     stored.document.refresh_from_db()
     return DocumentResult(document=stored.document, created=stored.created, changed=stored.changed, job=job)
@@ -103,12 +106,25 @@ def document_read(document_id: int) -> Document | None:
     file, digest = document.incoming.name, document.incoming_sha256
     name, data = PurePosixPath(file).name[UUID_LENGTH + 1 :], upload_path(file).read_bytes()
     try:
-        content = file_content(name, data, detect(name, data), source=document.source, sha256=digest, file=file)
+        content = file_content(
+            document.collection, name, data, detect(name, data), source=document.source, sha256=digest, file=file
+        )
     except DocumentRejected as error:
         _reject(document, error)
         raise
-    (stored,) = store(document.collection, [content])
+    try:
+        (stored,) = store(document.collection, [content])
+    except BaseException:
+        replace(content, file="").discard()
+        raise
+    if not stored.changed:
+        replace(content, file="").discard()
     return stored.document
+
+
+def _takes_long(content_type: str) -> bool:
+    """A vision model may take its time with each image."""
+    return bool(settings.ADAPTRAG_VISION_MODEL) and content_type in (*IMAGES, PDF, DOCX, PPTX)
 
 
 def _same_again(document: Document, digest: str, index: bool, user: Any) -> DocumentResult | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,18 +19,32 @@ from adaptrag.common.errors import InvalidInput
 from agents.errors import UnknownCollection
 from agents.ingestion.base import ParsedDocument
 from agents.ingestion.chunking import ChunkDraft, split, token_counter
-from agents.ingestion.parse import parse
+from agents.ingestion.table_chunks import table_chunks
 from agents.ingestion.text import clean
-from agents.models import Chunk, Collection, Document
+from agents.models import Chunk, Collection, Document, DocumentImage
 from agents.retrieval.embedding import token_count
 
 LONGEST_SOURCE = 1000
+UPLOAD_FOLDERS = ("documents", "tables", "images")  # each with a folder a collection, under MEDIA_ROOT
 ORPHAN_AGE = 24 * 3600  # seconds; a younger file may belong to an upload that is under way
 
 
 @dataclass(frozen=True, kw_only=True)
+class PictureContent:
+    """An image of a document. file: its name under MEDIA_ROOT."""
+
+    number: int
+    file: str
+    content_type: str
+    width: int
+    height: int
+    text: str
+    description: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Content:
-    """A document's content, read and cut. file: its name under MEDIA_ROOT, empty where there is none."""
+    """A document's content, read and cut. file, tables_file: their names under MEDIA_ROOT, empty where there is none."""
 
     source: str
     title: str
@@ -39,6 +54,13 @@ class Content:
     chunks: Sequence[ChunkDraft]
     metadata: dict[str, Any]
     file: str = ""
+    tables_file: str = ""
+    pictures: Sequence[PictureContent] = ()
+
+    def discard(self) -> None:
+        """Remove the files that were made for it: it wasn't stored."""
+        for name in filter(None, (self.file, self.tables_file, *(picture.file for picture in self.pictures))):
+            upload_path(name).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,21 +78,6 @@ def checked_source(source: str) -> str:
     return source
 
 
-def file_content(name: str, data: bytes, content_type: str, *, source: str, sha256: str, file: str) -> Content:
-    """Raises DocumentRejected."""
-    parsed = parse(name, data, content_type)
-    return Content(
-        source=source,
-        title=parsed.title,
-        content_type=content_type,
-        sha256=sha256,
-        size=len(data),
-        chunks=chunks_of(parsed),
-        metadata=parsed.metadata,
-        file=file,
-    )
-
-
 def cut() -> str:
     """How texts are cut now; documents note how they were, so that adding one again after a change cuts it anew."""
     return f"{settings.ADAPTRAG_CHUNK_TOKENS}/{settings.ADAPTRAG_WINDOW_TOKENS} tokens"
@@ -82,7 +89,10 @@ def holds(document: Document, sha256: str) -> bool:
 
 
 def chunks_of(parsed: ParsedDocument) -> list[ChunkDraft]:
-    return split(parsed, settings.ADAPTRAG_CHUNK_TOKENS, settings.ADAPTRAG_WINDOW_TOKENS, _counter())
+    """Passages of the text, then those of the tables."""
+    sizes = (settings.ADAPTRAG_CHUNK_TOKENS, settings.ADAPTRAG_WINDOW_TOKENS, _counter())
+    drafts = split(parsed, *sizes) if parsed.text.strip() else []
+    return drafts + [replace(draft, ordinal=len(drafts) + draft.ordinal) for draft in table_chunks(parsed.tables, *sizes)]
 
 
 @functools.cache
@@ -120,20 +130,25 @@ def store(collection: Collection, contents: Sequence[Content]) -> list[Stored]:
 
 def _write(fresh: Sequence[tuple[Document, Content]]) -> None:
     replaced = [document for document, _ in fresh if document.pk]
-    unused = {name for document in replaced for name in (document.file.name, document.incoming.name) if name}
+    unused = {
+        name for document in replaced for name in (document.file.name, document.incoming.name, document.tables_file) if name
+    }
     for document, content in fresh:
         document.title, document.content_type = content.title, content.content_type
         document.metadata = content.metadata | {"cut": cut()}
         document.file, document.sha256, document.size = content.file, content.sha256, content.size
+        document.tables_file = content.tables_file
         document.state, document.error, document.incoming, document.incoming_sha256 = Document.State.PENDING, "", "", ""
         document.updated_at = timezone.now()
     if replaced:
         Chunk.objects.filter(document__in=replaced).delete()
+        DocumentImage.objects.filter(document__in=replaced).delete()
         fields = (
             "title",
             "content_type",
             "metadata",
             "file",
+            "tables_file",
             "sha256",
             "size",
             "state",
@@ -143,11 +158,19 @@ def _write(fresh: Sequence[tuple[Document, Content]]) -> None:
         )
         Document.objects.bulk_update(replaced, [*fields, "updated_at"])
     Document.objects.bulk_create([document for document, _ in fresh if not document.pk])
-    Chunk.objects.bulk_create(_chunk(document, draft) for document, content in fresh for draft in content.chunks)
+    images = DocumentImage.objects.bulk_create(
+        DocumentImage(document=document, **asdict(picture)) for document, content in fresh for picture in content.pictures
+    )
+    by_number = {(image.document_id, image.number): image for image in images}
+    Chunk.objects.bulk_create(
+        _chunk(document, draft, by_number.get((document.pk, draft.image)))
+        for document, content in fresh
+        for draft in content.chunks
+    )
     remove_files(unused - {content.file for _, content in fresh})
 
 
-def _chunk(document: Document, draft: ChunkDraft) -> Chunk:
+def _chunk(document: Document, draft: ChunkDraft, image: DocumentImage | None) -> Chunk:
     return Chunk(
         document=document,
         ordinal=draft.ordinal,
@@ -157,6 +180,9 @@ def _chunk(document: Document, draft: ChunkDraft) -> Chunk:
         start=draft.start,
         end=draft.end,
         windows=draft.windows,
+        kind=draft.kind,
+        place=draft.place,
+        image=image,
     )
 
 
@@ -171,13 +197,14 @@ def upload_path(file: str) -> Path:
 
 def sweep_uploads(collection: Collection) -> None:
     """Remove files that a process put there and died before it stored their document."""
-    folder = upload_path(f"documents/{collection.pk}")
-    if not folder.is_dir():
-        return
-    named = {PurePosixPath(name).name for pair in collection.documents.values_list("file", "incoming") for name in pair if name}
-    for path in folder.iterdir():
-        if path.name not in named and path.stat().st_mtime < time.time() - ORPHAN_AGE:
-            path.unlink(missing_ok=True)
+    rows = collection.documents.values_list("file", "incoming", "tables_file")
+    images = DocumentImage.objects.filter(document__collection=collection).values_list("file")
+    named = {PurePosixPath(name).name for names in chain(rows, images) for name in names if name}
+    for kind in UPLOAD_FOLDERS:
+        folder = upload_path(f"{kind}/{collection.pk}")
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.name not in named and path.stat().st_mtime < time.time() - ORPHAN_AGE:
+                path.unlink(missing_ok=True)
 
 
 def remove_files(names: set[str]) -> None:

@@ -10,6 +10,7 @@ from agents.strategies.hyde_rag import HydeRAG
 from agents.strategies.naive_rag import NaiveRAG
 from agents.strategies.parent_child_rag import ParentChildRAG
 from agents.strategies.sentence_window_rag import SentenceWindowRAG
+from agents.strategies.table_rag import TableRAG
 
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy
@@ -21,6 +22,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
         ParentChildRAG,
         HydeRAG,
         CorrectiveRAG,
+        TableRAG,
     )
 }
 

@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from adaptrag.common.errors import InvalidInput
 from agents.errors import ExternalSearchFailed
@@ -16,6 +16,7 @@ from agents.models import Collection
 from agents.retrieval.around import Around
 from agents.retrieval.base import Passage
 from agents.retrieval.external import ExternalSearch
+from agents.tables.query import KnownTable, QueryResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,14 @@ class Draft:
     used: Sequence[Passage]
 
 
+class TableAccess(Protocol):
+    """Tables of documents, and SQL over them: agents.services.tables."""
+
+    def of(self, collection: Collection, documents: Sequence[int]) -> list[KnownTable]: ...
+
+    def select(self, sql: str, tables: Sequence[KnownTable]) -> QueryResult: ...
+
+
 class Tools:
     """Retrieval and the chat model as a strategy sees them. Every call leaves a step in the trace."""
 
@@ -65,9 +74,11 @@ class Tools:
         chat: ChatModel,
         retrieve: Callable[..., list[Passage]],
         external: ExternalSearch | None = None,
+        tables: TableAccess | None = None,
         on_text: OnText | None = None,
     ) -> None:
         self._external = external
+        self._tables = tables
         self._collection = collection
         self._chat = chat
         self._retrieve = retrieve
@@ -118,6 +129,25 @@ class Tools:
             return None
         self.note("external", begun, engine=self._external.name, query=query, k=k, found=[_found(passage) for passage in found])
         return found
+
+    @property
+    def chat_name(self) -> str:
+        return self._chat.name
+
+    def tables(self, documents: Sequence[int]) -> list[KnownTable]:
+        """The tables of documents of the collection that is asked."""
+        return self._tables.of(self._collection, documents) if self._tables else []
+
+    def select(self, sql: str, tables: Sequence[KnownTable]) -> QueryResult:
+        """Run one SELECT over tables. Raises RefusedSql, SqlFailed; the trace has the SQL and what became of it."""
+        begun = time.perf_counter()
+        try:
+            result = self._tables.select(sql, tables)
+        except InvalidInput as error:
+            self.note("sql", begun, sql=sql, error=error.message)
+            raise
+        self.note("sql", begun, sql=result.sql, rows=len(result.rows), more=result.more, result=result.rows[:5])
+        return result
 
     def chat(
         self,

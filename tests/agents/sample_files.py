@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+import zlib
 
 
 def pdf(*pages: str, title: str = "") -> bytes:
@@ -81,3 +82,80 @@ def lying_zip_bomb(size: int) -> bytes:
     entry = data.rindex(b"PK\x01\x02")  # central directory: document.xml is the last entry; its expanded size is at offset 24
     data[entry + 24 : entry + 28] = struct.pack("<I", 1000)
     return bytes(data)
+
+
+def xlsx(sheets: dict[str, list[list[object]]], hidden: tuple[str, ...] = ()) -> bytes:
+    """A workbook of sheets by name, each a list of rows."""
+    import xlsxwriter
+
+    out = io.BytesIO()
+    with xlsxwriter.Workbook(out, {"in_memory": True, "default_date_format": "yyyy-mm-dd"}) as workbook:
+        for name, rows in sheets.items():
+            sheet = workbook.add_worksheet(name)
+            for number, row in enumerate(rows):
+                sheet.write_row(number, 0, row)
+            if name in hidden:
+                sheet.hide()
+    return out.getvalue()
+
+
+def pptx(*slides: tuple[str, str], notes: str = "", picture: bytes = b"") -> bytes:
+    """A presentation of (title, text) slides; notes and a picture go with the last."""
+    from pptx import Presentation
+
+    presentation = Presentation()
+    for title, text in slides:
+        slide = presentation.slides.add_slide(presentation.slide_layouts[1])
+        slide.shapes.title.text, slide.placeholders[1].text = title, text
+    if notes:
+        slide.notes_slide.notes_text_frame.text = notes
+    if picture:
+        slide.shapes.add_picture(io.BytesIO(picture), 0, 0)
+    out = io.BytesIO()
+    presentation.save(out)
+    return out.getvalue()
+
+
+def image(form: str = "PNG", *lines: str, size: tuple[int, int] = (700, 260)) -> bytes:
+    """An image of black lines of text on white."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    picture = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(picture)
+    for number, line in enumerate(lines):
+        draw.text((30, 40 + 80 * number), line, fill="black", font=ImageFont.load_default(40))
+    out = io.BytesIO()
+    picture.save(out, form)
+    return out.getvalue()
+
+
+def image_bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes whose header promises width x height pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+
+    def part(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    pixels = zlib.compress(b"\x00" * 1_000_000)
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", pixels) + part(b"IEND", b"")
+
+
+def pdf_with_image(picture: bytes) -> bytes:
+    """A scan: a page that is nothing but an image."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.open(io.BytesIO(picture)).convert("RGB").save(out, "PDF")
+    return out.getvalue()
+
+
+def docx_with_image(picture: bytes, text: str = "See the picture.") -> bytes:
+    from docx import Document
+
+    document = Document()
+    document.add_heading("Harbour", 1)
+    document.add_paragraph(text)
+    document.add_picture(io.BytesIO(picture))
+    out = io.BytesIO()
+    document.save(out)
+    return out.getvalue()

@@ -30,7 +30,7 @@ def folder(tmp_path) -> Path:
     (folder / "index.md").write_text("# Handbook\n\nThe handbook of the weather station.")
     (folder / "weather" / "rain.txt").write_text("Umbrellas keep people dry.")
     (folder / "weather" / "wind.pdf").write_bytes(sample_files.pdf("Turbines make electricity."))
-    (folder / "weather" / "table.csv").write_text("a,b")
+    (folder / "weather" / "table.ods").write_text("a,b")
     (folder / ".hidden" / "secret.txt").write_text("Hidden.")
     return folder
 
@@ -64,7 +64,7 @@ def test_a_folder_is_read_with_all_that_lies_below(folder):
     assert set(Document.objects.values_list("source", flat=True)) == {
         "handbook/index.md", "handbook/weather/rain.txt", "handbook/weather/wind.pdf",
     }  # fmt: skip
-    assert "table.csv" in err
+    assert "table.ods" in err
     assert "Hidden" not in err
     assert IndexBuild.objects.count() == 1
     assert retrieve(Collection.objects.get(), "umbrellas", 1, "bm25")[0].document == "rain"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agents.errors import DocumentRejected
-from agents.ingestion.base import DOCX, HTML, MARKDOWN, PDF, TEXT
+from agents.ingestion.base import CSV, DOCX, HTML, JPEG, JSONL, MARKDOWN, PDF, PPTX, TEXT, TSV, WEBP, XLSX
 from agents.ingestion.detect import detect
 from agents.ingestion.text import decode
 from tests.agents import sample_files
@@ -27,6 +27,16 @@ PAGE = b"<!DOCTYPE html><html><body><p>Hello</p></body></html>"
         ("README", b"Text.", "", TEXT),
         ("README", b"Text.", "text/markdown; charset=utf-8", MARKDOWN),
         ("README", PAGE, "", HTML),
+        ("table.csv", b"a,b\n1,2\n", "", CSV),
+        ("table.tsv", b"a\tb\n1\t2\n", "", TSV),
+        ("table", b"name,born\nAnn,1990\nBob,1985\n", "", CSV),
+        ("table.txt", b"name,born\nAnn,1990\nBob,1985\n", "", TEXT),
+        ("records", b'{"a": 1}\n{"a": 2}\n', "", JSONL),
+        ("records.ndjson", b'{"a": 1}\n', "", JSONL),
+        ("book.xlsx", sample_files.xlsx({"A": [["x"], [1]]}), "", XLSX),
+        ("deck.pptx", sample_files.pptx(("Title", "Text.")), "", PPTX),
+        ("photo.jpeg", sample_files.image("JPEG"), "", JPEG),
+        ("photo", sample_files.image("WEBP"), "", WEBP),
         ("paper", sample_files.pdf("Text."), "text/plain", PDF),
         # Markdown may hold HTML, and a text may speak of tags.
         ("readme.md", b'<div align="center">\n\n# Title\n\n</div>', "", MARKDOWN),
@@ -53,9 +63,17 @@ def test_type_is_told_by_content(name, data, content_type, expected):
         ("page.txt", PAGE, "holds HTML"),
         ("page.html", b"Nothing but text.", "holds plain text"),
         ("sheet.docx", sample_files.zip_bomb(10).replace(b"word/document.xml", b"ppt/presentat.xml"), "zip archive without"),
-        ("picture.txt", b"\x89PNG\r\n\x1a\n" + b"\x00" * 50, "PNG image"),
-        ("picture.png", b"\x89PNG\r\n\x1a\n" + b"\x00" * 50, "type .png aren't read"),
-        ("table.csv", b"a,b\n1,2\n", "type .csv aren't read"),
+        ("picture.txt", b"\x89PNG\r\n\x1a\n" + b"\x00" * 50, "holds a PNG image. Check that it is the right file, and rename"),
+        ("picture.gif", b"GIF89a" + b"\x00" * 50, "type .gif aren't read"),
+        ("photo.png", b"\xff\xd8\xff" + b"\x00" * 50, "holds a JPEG image"),
+        ("photo.webp", b"Just text.", "damaged or another type"),
+        ("deck.pptx", sample_files.docx(("Normal", "Text.")), "holds a Word document"),
+        ("deck.pptx", sample_files.pptx(("Title", "Text."))[:500], "PowerPoint presentation that is truncated"),
+        ("book.xlsx", sample_files.pptx(("Title", "Text.")), "holds a PowerPoint presentation (.pptx). Check"),
+        ("book.csv", sample_files.xlsx({"A": [["x"], [1]]}), "holds an Excel workbook (.xlsx). Check"),
+        ("table.xlsx", b"a,b\n1,2\n", "damaged or another type"),
+        ("table.tsv", PAGE, "holds HTML"),
+        ("old.xlsx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\x00" * 600, "without a password"),
         ("old.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\x00" * 600, "without a password"),
         ("data.txt", bytes(range(256)) * 20, "binary data"),
         ("data.txt", b"Text with\x00a NUL", "NUL bytes"),

@@ -14,7 +14,7 @@ from tests.ops.site import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 OURS = re.compile(r"(?:ADAPTRAG|OPENAI|LORA)_[A-Z_]+|DATABASE_URL|WEB_CONCURRENCY|PORT")
-READERS = {"str", "int", "float", "bool", "list", "db_url", "cache_url", "get", "getenv", "_number", "_flag", "_url"}
+READERS = {"str", "int", "float", "bool", "list", "db_url", "cache_url", "get", "getenv", "_number", "_flag", "_json", "_url"}
 
 
 @cache
