@@ -8,17 +8,20 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError, connections
 
 from agents.selectors import live_variants
-from rewards.models import RoutingPolicy
+from rewards.bandit import traffic_bounds
+from rewards.models import AgentLimit, CategoryPin, RoutingPolicy
 
 
 @register(Tags.database)
 def check_policy(databases: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """The active policy is one that this version knows, and its floor fits the number of agents."""
+    """The active policy is one that this version knows; floors, caps and pins fit the agents that answer."""
     if not databases:
         return []
     try:
         policy = RoutingPolicy.objects.filter(active=True).first()
-        agents = len(live_variants())
+        names = [variant.name for variant in live_variants()]
+        limits = {limit.agent_name: limit for limit in AgentLimit.objects.all()}
+        pins = list(CategoryPin.objects.all())
     except DatabaseError:
         return []  # before the first migration
     if policy is None:
@@ -30,14 +33,30 @@ def check_policy(databases: Any = None, **kwargs: Any) -> list[CheckMessage]:
         found.append(
             Error(f"The routing policy {policy.name!r} can't run: {error}", hint="Correct it in the admin.", id="rewards.E002")
         )
-    if policy.min_share * agents > 1:
-        found.append(
-            Warning(
-                f"{agents} agents can't each keep a share of {policy.min_share:g}; no question can be routed.",
-                hint=f"Lower the policy's minimum share to at most {1 / agents:.4f}, or disable agents.",
-                id="rewards.W001",
+    taking = [name for name in names if name not in limits or not limits[name].paused]
+    if taking:
+        try:
+            traffic_bounds(
+                policy.min_share,
+                [(limits[name].min_share, limits[name].max_share) if name in limits else (None, None) for name in taking],
             )
+        except ValueError as error:
+            found.append(
+                Warning(
+                    f"No question can be routed: {error}",
+                    hint="Change the policy or the traffic limits in the admin.",
+                    id="rewards.W001",
+                )
+            )
+    found += [
+        Warning(
+            f"Questions of the category {pin.category!r} are refused: their agent, {pin.agent_name!r}, doesn't answer.",
+            hint="Enable the agent, or remove the pin in the admin under Pinned categories.",
+            id="rewards.W002",
         )
+        for pin in pins
+        if pin.agent_name not in taking
+    ]
     return found
 
 

@@ -85,6 +85,8 @@ def _label(kind: str, model: Any, last: Any, row: Any) -> str:
         return name if changed else ""
     if not row.active:
         return ""
+    if last is None and row.history_type == "~":
+        return f"{name}: changed"  # the default policy, which nobody made: its history begins with the first change
     if last is None or not last.active:
         return f"{name} routes"
     if "learn_since" in changed:

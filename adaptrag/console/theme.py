@@ -88,6 +88,8 @@ UNFOLD = {
                 _rows("Arms", "casino", "rewards.banditarm"),
                 _rows("Priors", "balance", "rewards.priorreward"),
                 _rows("Routing policies", "alt_route", "rewards.routingpolicy"),
+                _rows("Traffic limits", "tune", "rewards.agentlimit"),
+                _rows("Pinned categories", "push_pin", "rewards.categorypin"),
             ),
             _group(
                 "What can answer",

@@ -43,6 +43,10 @@ def why(interaction: Interaction) -> str:
     """Why this agent answered, in a sentence or two."""
     if interaction.mode == Interaction.Mode.MANUAL:
         return "You chose this agent."
+    if interaction.mode == Interaction.Mode.PINNED:
+        return f"An operator has pinned {interaction.category} questions to this agent."
+    if interaction.mode == Interaction.Mode.STICKY:
+        return "This agent answered before in the same session, and the policy keeps sessions."
     if interaction.mode == Interaction.Mode.COMPARE:
         return "Asked side by side with other agents."
     if interaction.mode == Interaction.Mode.IMPORTED:

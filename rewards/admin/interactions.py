@@ -22,7 +22,7 @@ from agents.models import AgentVariant, Chunk
 from rewards.models import Interaction, Reward
 from rewards.selectors import source_link
 
-MODE_LABELS = {"bandit": "info", "manual_override": "", "compare": "", "imported": ""}
+MODE_LABELS = {"bandit": "info", "pinned": "", "sticky": "", "manual_override": "", "compare": "", "imported": ""}
 STATE_LABELS = {"answered": "success", "failed": "danger"}
 # What a list never shows; a page of 50 interactions would otherwise read a megabyte of passages.
 HEAVY = ("answer", "sources", "trace", "candidates", "messages")

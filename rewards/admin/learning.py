@@ -110,7 +110,7 @@ class PriorRewardAdmin(SimpleHistoryAdmin, ModelAdmin):
 class BasePolicyForm(forms.ModelForm):
     class Meta:
         model = RoutingPolicy
-        fields = ("name", "kind", "min_share", "judges_count")
+        fields = ("name", "kind", "min_share", "sticky_sessions", "judges_count", "latency_weight", "cost_weight")
         widgets = {"name": UnfoldAdminTextInputWidget}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -143,14 +143,21 @@ class RoutingPolicyAdmin(SimpleHistoryAdmin, ModelAdmin):
     conditional_fields = PARAMETERS.conditions
     readonly_fields = ("active", "revision", "learn_since")
     actions_detail = ("activate",)
-    history_list_display = ("kind", "parameters", "min_share", "active", "learn_since")
+    history_list_display = ("kind", "parameters", "min_share", "latency_weight", "cost_weight", "active", "learn_since")
 
     def get_fieldsets(self, request: HttpRequest, obj: RoutingPolicy | None = None) -> list:
         first = ["name", "kind", *([("active", "revision"), "learn_since"] if obj else [])]
         return [
             (None, {"fields": first}),
             ("Parameters", {"fields": PARAMETERS.names, "description": "An empty field takes the rule's default."}),
-            ("For every rule", {"fields": ["min_share", "judges_count"]}),
+            ("Traffic", {"fields": ["min_share", "sticky_sessions"]}),
+            (
+                "What counts as a reward",
+                {
+                    "fields": ["judges_count", "latency_weight", "cost_weight"],
+                    "description": "The mean rating, less these for time and cost. A change recounts the arms from the log.",
+                },
+            ),
         ]
 
     def get_readonly_fields(self, request: HttpRequest, obj: RoutingPolicy | None = None) -> tuple[str, ...]:
@@ -209,7 +216,9 @@ class RoutingPolicyAdmin(SimpleHistoryAdmin, ModelAdmin):
         ]
         if former and former.judges_count != policy.judges_count:
             word = "count" if policy.judges_count else "no longer count"
-            effects.append(f"Judges' ratings {word} with it, so the arms are recounted from the log.")
+            effects.append(f"Judges' ratings {word} with it.")
+        if former and former.evidence_rule() != policy.evidence_rule():
+            effects.append("It turns ratings into evidence in another way, so the arms are recounted from the log.")
         question = Question(title=f"Activate {policy}?", effects=effects, button="Activate", danger=False)
         back = reverse("admin:rewards_routingpolicy_change", args=[policy.pk])
         if page := confirmation.ask(request, question, back=back, admin=self):

@@ -7,12 +7,21 @@ from rewards.services.exports import ExportResult, log_export
 from rewards.services.feedback import FeedbackResult, feedback_record
 from rewards.services.imports import ImportResult, log_import
 from rewards.services.interactions import interaction_log
-from rewards.services.policies import agent_limit_set, agent_pause, category_pin, policy_activate, policy_save, prior_set
+from rewards.services.policies import (
+    agent_limit_remove,
+    agent_limit_set,
+    agent_pause,
+    category_pin,
+    policy_activate,
+    policy_save,
+    prior_set,
+)
 
 __all__ = [
     "ExportResult",
     "FeedbackResult",
     "ImportResult",
+    "agent_limit_remove",
     "agent_limit_set",
     "agent_pause",
     "arms_rebuild",

@@ -94,6 +94,16 @@ def agent_limit_set(
 
 
 @transaction.atomic
+def agent_limit_remove(agent_name: str, user: Any = None) -> None:
+    """Back to the policy's floor and no cap. Raises InvalidInput where the others' limits then no longer fit."""
+    limit = AgentLimit.objects.select_for_update().filter(agent_name=agent_name).first()
+    if limit is not None:
+        _feasible(active_policy().min_share, AgentLimit.objects.exclude(pk=limit.pk))
+        limit._history_user = user
+        limit.delete()
+
+
+@transaction.atomic
 def agent_pause(agent_name: str, *, paused: bool = True, user: Any = None) -> AgentLimit:
     """Take an agent out of the routed traffic, or back into it; its other limits stay."""
     limit = AgentLimit.objects.filter(agent_name=agent_name).first() or AgentLimit()

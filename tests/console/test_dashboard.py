@@ -163,6 +163,7 @@ def test_reset_goes_back_to_the_priors(operator_client, history, superuser):
 def test_a_policy_is_checked_saved_and_activated(operator_client, history):
     add = reverse("admin:rewards_routingpolicy_add")
     fields = {"name": "greedy", "kind": "epsilon_greedy", "min_share": "0.02", "parameter_epsilon": "0.2"}
+    fields |= {"latency_weight": "0", "cost_weight": "0"}
     response = operator_client.post(add, fields | {"parameter_minimum": "0.5"})
     assert "must not exceed epsilon" in response.content.decode()
     assert operator_client.post(add, fields).status_code == 302
