@@ -332,6 +332,8 @@ ADAPTRAG_BM25_BACKEND = env.str("ADAPTRAG_BM25_BACKEND", default="bm25s")  # bm2
 ADAPTRAG_EMBEDDING_BACKEND = env.str("ADAPTRAG_EMBEDDING_BACKEND", default="onnx")  # onnx, or torch
 ADAPTRAG_EMBEDDING_MODEL = env.str("ADAPTRAG_EMBEDDING_MODEL", default="")  # a folder; empty: the shipped MiniLM
 ADAPTRAG_EMBEDDING_THREADS = _number("ADAPTRAG_EMBEDDING_THREADS", os.cpu_count() or 1)  # while indexing; a question takes one
+# Which model of the OpenAI-compatible server reads relations for graph_rag; empty: rules do.
+ADAPTRAG_GRAPH_MODEL = env.str("ADAPTRAG_GRAPH_MODEL", default="")
 # Where corrective_rag looks when the documents hold no good evidence: a SearXNG instance with its JSON format switched on.
 ADAPTRAG_SEARXNG_URL = env.str("ADAPTRAG_SEARXNG_URL", default="")
 ADAPTRAG_SEARXNG_SECONDS = _number("ADAPTRAG_SEARXNG_SECONDS", 5.0, env.float)

@@ -46,17 +46,21 @@ def retrieve(
 ) -> list[Passage]:
     """The k best passages (fewer if BM25 alone finds fewer with a word of the query), best first, without deleted documents.
 
-    Each passage's `scores` has what each half gave it. `meanings` are texts whose mean vector the dense half searches instead
-    of the query's; `around` searches smaller units and returns what they grow to. Raises NothingIngested if there is no
-    passage to find.
+    Each passage's `scores` has what each half gave it. The method "graph" follows relations from what hybrid finds (and takes
+    no options). `meanings` are texts whose mean vector the dense half searches instead of the query's; `around` searches
+    smaller units and returns what they grow to. Raises NothingIngested if there is no passage to find.
     """
-    if method not in METHODS:
-        raise InvalidInput(f"There is no retrieval method {method!r}. Use one of {', '.join(METHODS)}.")
+    if method not in (*METHODS, "graph"):
+        raise InvalidInput(f"There is no retrieval method {method!r}. Use one of {', '.join(METHODS)}, graph.")
     if k < 1:
         raise InvalidInput(f"top_k is {k}; ask for at least one passage.")
     for attempt in range(ATTEMPTS):
         try:
             build, removed = current_build(collection)
+            if method == "graph":
+                from agents.retrieval.graph import retrieve_graph
+
+                return retrieve_graph(collection, query, k)
             if around is not None:
                 from agents.retrieval.around import retrieve_around
 

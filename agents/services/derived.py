@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import secrets
 import shutil
@@ -15,10 +16,15 @@ from django.db import transaction
 
 from adaptrag.common.jobs import job_enqueue
 from adaptrag.common.models import Job
+from agents.llm.factory import chat_model
 from agents.models import Collection, DerivedIndex
 from agents.retrieval.build import FORM, IndexedPassage, Progress, VectorCheckpoint, write_index
 from agents.retrieval.embedding import embedder
+from agents.retrieval.entities import Extraction, extract
 from agents.retrieval.files import folder_bytes, locked, made_aside
+from agents.retrieval.graph import FORM as GRAPH_FORM
+from agents.retrieval.graph import read_extractions, write_graph
+from agents.retrieval.graph_model import extract_by_model
 from agents.retrieval.store import open_build
 from agents.retrieval.units import UNITS, units
 from agents.selectors import live_variants
@@ -110,6 +116,8 @@ def _refresh(collection: Collection, kind: str, progress: Progress) -> bool:
 
 
 def _maker(collection: Collection, kind: str) -> str:
+    if kind == "graph":
+        return f"graph of form {GRAPH_FORM}, {settings.ADAPTRAG_GRAPH_MODEL or 'rules'}"
     return f"{kind} of form {FORM}, {collection.language}, {embedder().name}"
 
 
@@ -122,6 +130,8 @@ def _write(
     progress: Progress,
 ) -> int:
     """Fill the folder; returns how many items the index has."""
+    if kind == "graph":
+        return write_graph(folder, _extractions(collection, passages, row, progress))
     parts = units(kind, passages)
     model = embedder()
     checkpoint = VectorCheckpoint(_folder(collection, kind) / f"vectors-{model.name}.part", model.dimensions)
@@ -137,6 +147,22 @@ def _write(
     )
     checkpoint.remove()
     return len(parts)
+
+
+def _extractions(
+    collection: Collection, passages: list[IndexedPassage], row: DerivedIndex | None, progress: Progress
+) -> dict[int, Extraction]:
+    """What each passage says: from the graph before where it has the chunk, else read now."""
+    known = read_extractions(Path(settings.DATA_DIR) / row.path) if row and row.maker == _maker(collection, "graph") else {}
+    read = extract
+    if name := settings.ADAPTRAG_GRAPH_MODEL:
+        read = functools.partial(extract_by_model, chat_model("openai_compatible", name, {}))
+    found: dict[int, Extraction] = {}
+    for done, passage in enumerate(passages):
+        found[passage.chunk_id] = known.get(passage.chunk_id) or read(passage.title, passage.text)
+        if done % 100 == 0:
+            progress(done / len(passages), f"reading {len(passages):,} passages for the graph")
+    return found
 
 
 def _known_vectors(collection: Collection, row: DerivedIndex | None) -> dict[bytes, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from agents.strategies.agentic_rag import AgenticRAG
 from agents.strategies.base import AgentAnswer, AgentRequest, Strategy
 from agents.strategies.corrective_rag import CorrectiveRAG
+from agents.strategies.graph_rag import GraphRAG
 from agents.strategies.hybrid_rag import HybridRAG
 from agents.strategies.hyde_rag import HydeRAG
 from agents.strategies.naive_rag import NaiveRAG
@@ -23,6 +24,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
         HydeRAG,
         CorrectiveRAG,
         TableRAG,
+        GraphRAG,
     )
 }
 
