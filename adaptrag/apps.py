@@ -1,3 +1,5 @@
+from collections.abc import Iterable
+
 from django.apps import AppConfig
 
 
@@ -7,3 +9,12 @@ class AdaptRAGConfig(AppConfig):
 
     def ready(self) -> None:
         from adaptrag import checks  # noqa: F401 registers them
+        from training.services.datasets import questions_reserve
+
+        questions_reserve(_eval_questions)
+
+
+def _eval_questions() -> Iterable[str]:
+    from evals.models import EvalQuestion
+
+    return EvalQuestion.objects.values_list("question", flat=True)

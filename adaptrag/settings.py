@@ -136,6 +136,7 @@ INSTALLED_APPS = [
     "adaptrag.common",
     "agents",
     "rewards",
+    "training",
     "evals",
     "adaptrag.api",
     "adaptrag.console",
@@ -287,6 +288,12 @@ CACHES["default"].setdefault("OPTIONS", {}).setdefault("MAX_ENTRIES", 20_000)
 ADAPTRAG_LOCAL_MODEL = env.str("ADAPTRAG_LOCAL_MODEL", default="auto")
 ADAPTRAG_LOCAL_DTYPE = env.str("ADAPTRAG_LOCAL_DTYPE", default="auto")  # auto, fp32, bf16, int8
 ADAPTRAG_LOCAL_THREADS = _number("ADAPTRAG_LOCAL_THREADS", 0)  # 0: measured at start
+LORA_ADAPTERS_PATH = env.str("LORA_ADAPTERS_PATH", default="")  # adapter folder of lora_rag agents that have no artifact
+
+# Training ---------------------------------------------------------------------------------------------------------
+ADAPTRAG_SFT_MAX_TOKENS = _number("ADAPTRAG_SFT_MAX_TOKENS", 1024)  # of an example, prompt and answer
+ADAPTRAG_SFT_SCRUB = _flag("ADAPTRAG_SFT_SCRUB", True)  # replace secrets and e-mail addresses in datasets
+ADAPTRAG_TRAINING_THREADS = _number("ADAPTRAG_TRAINING_THREADS", 0)  # 0: measured at start
 
 # Evaluation -------------------------------------------------------------------------------------------------------
 # The chat model that judges answers where a run names none; empty: only runs that name one can be judged by a model.

@@ -1,7 +1,8 @@
-"""What can answer (agents) and what answers are made from (collections, documents, chunks, index builds)."""
+"""What can answer (agents, weights made here) and what answers are made from (collections, documents, chunks, index builds)."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -215,6 +216,43 @@ class DerivedIndex(models.Model):
         return f"{self.collection_id} {self.kind}"
 
 
+class ModelArtifact(models.Model):
+    """Weights that were made here: an adapter, a merged model, a quantized build. Never changed; a name is never used again.
+
+    `provenance` names what it came of: the run, the dataset with its hash, the recipe. From there rows lead to interactions.
+    """
+
+    class Kind(models.TextChoices):
+        ADAPTER = "adapter", "LoRA adapter"
+        MERGED = "merged", "merged model"
+        QUANTIZED = "quantized", "quantized build"
+
+    name = models.CharField(max_length=64, unique=True, validators=[slug_validator])
+    kind = models.CharField(max_length=16, choices=Kind)
+    base_model = models.CharField(max_length=300, help_text="Name or folder of the model that it belongs to.")
+    base_sha256 = models.CharField(max_length=64, blank=True, help_text="Of the base model's weights.")
+    parent = models.ForeignKey("self", null=True, blank=True, on_delete=models.PROTECT, related_name="builds")
+    path = models.CharField(max_length=500, help_text="Its folder, relative to the data folder.")
+    sha256 = models.CharField(max_length=64, help_text="Of its weights.")
+    bytes_on_disk = models.PositiveBigIntegerField(default=0)
+    provenance = models.JSONField(default=dict, blank=True)
+    parameters = models.JSONField(default=dict, blank=True)
+    metrics = models.JSONField(default=dict, blank=True)
+    versions = models.JSONField(default=dict, blank=True, help_text="Of the libraries that made it.")
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def folder(self) -> Path:
+        return Path(settings.DATA_DIR) / self.path
+
+
 class AgentVariant(models.Model):
     """A configured answerer, (name, revision). What it does is immutable; a change makes a new revision.
 
@@ -239,6 +277,7 @@ class AgentVariant(models.Model):
         "chat_backend",
         "chat_model",
         "chat_options",
+        "artifact_id",
         "parameters",
         "predecessor_id",
         "inherit",
@@ -255,6 +294,14 @@ class AgentVariant(models.Model):
         default=dict,
         blank=True,
         help_text="base_url, api_key_env, timeout, max_retries, max_tokens, temperature, prices per million tokens, fallback.",
+    )
+    artifact = models.ForeignKey(
+        ModelArtifact,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="variants",
+        help_text="Adapter that the chat model answers with.",
     )
     parameters = models.JSONField(default=dict, blank=True, help_text="Parameters of the strategy, validated by it.")
     predecessor = models.ForeignKey(

@@ -10,7 +10,9 @@ from agents.models import AgentVariant, Collection
 
 LIVE_STATES = (AgentVariant.State.CANARY, AgentVariant.State.ACTIVE)
 
-_live = Prepared(lambda: AgentVariant.objects.filter(state__in=LIVE_STATES).order_by("name", "-revision"))
+_live = Prepared(
+    lambda: AgentVariant.objects.filter(state__in=LIVE_STATES).select_related("artifact").order_by("name", "-revision")
+)
 _named = Prepared(lambda name: Collection.objects.filter(name=name).order_by())
 
 
@@ -23,11 +25,20 @@ def live_variants() -> list[AgentVariant]:
 
 
 def live_variant(name: str) -> AgentVariant:
-    """The newest live revision of one agent. Raises UnknownAgent, which names those there are."""
-    variant = AgentVariant.objects.filter(name=name, state__in=LIVE_STATES).order_by("-revision").first()
+    """The newest live revision of one agent; "name@revision" is that revision, a candidate too.
+
+    Raises UnknownAgent, which names those there are.
+    """
+    agent, at, revision = name.partition("@")
+    rows = AgentVariant.objects.select_related("artifact").filter(name=agent).order_by("-revision")
+    if at:
+        number = int(revision) if revision.isdecimal() and len(revision) < 10 else 0
+        variant = rows.filter(revision=number).exclude(state=AgentVariant.State.RETIRED).first()
+    else:
+        variant = rows.filter(state__in=LIVE_STATES).first()
     if variant is None or not variant.enabled:
         known = ", ".join(variant.name for variant in live_variants()) or "none yet: register one in the admin"
-        state = "is switched off or retired" if AgentVariant.objects.filter(name=name).exists() else "does not exist"
+        state = "is switched off, retired or a candidate" if rows.exists() else "does not exist"
         raise UnknownAgent(f"The agent {name!r} {state}. Agents that answer: {known}.", agent=name)
     return variant
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from agents.errors import ChatModelTimeout, ChatModelUnavailable, PromptTooLong
+from agents.llm.adapters import AdapterRows, read_adapter
 from agents.llm.base import Message
 from agents.llm.kv import Batch, KVCache
 from agents.llm.prompts import ChatPrompts
@@ -33,6 +34,7 @@ CHUNK = 128
 MAX_ROWS = 8
 MAX_WAITING = 64
 CACHE_BYTES = 1 << 30
+MAX_ADAPTERS = 16
 
 
 class Overloaded(ChatModelUnavailable):
@@ -64,6 +66,7 @@ class Generation:
     stream: TextStream
     deadline: float
     generator: torch.Generator | None
+    adapter: str = ""
     read: int = 0  # tokens of the prompt whose keys and values are there
     reused: int = 0  # of them, those taken over from an earlier prompt
     answer: list[int] = field(default_factory=list)
@@ -90,7 +93,9 @@ class Engine:
         self._ends = self.prompts.ends
         self._cache = KVCache()
         self._threads = Threads(self._probe, chunk=CHUNK, fixed=threads)
-        self._known: list[list[int]] = []  # by row: the prompt tokens, whole chunks, whose keys and values stand there
+        # By row: the adapter and the prompt tokens, whole chunks, whose keys and values stand there.
+        self._known: list[tuple[str, list[int]]] = []
+        self._adapters: dict[str, object] = {}  # by name, the one asked longest ago first
         self._active: list[Generation] = []
         self._reading: Generation | None = None
         self._waiting: deque[Generation] = deque()
@@ -116,16 +121,40 @@ class Engine:
             return {
                 "form": self.runner.form,
                 "window": self.window,
+                "adapters": list(self._adapters),
                 "threads": {"prompt": self._threads.prompt, "answer": self._threads.answer},
                 "load_seconds": round(self.load_seconds, 1),
                 "answering": len(self._active) + (self._reading is not None),
                 "waiting": len(self._waiting),
             }
 
+    def has_adapter(self, name: str) -> bool:
+        return name in self._adapters
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Keep an adapter beside the weights; the one asked longest ago makes room. Raises ChatModelUnavailable, Overloaded."""
+        ready = self.runner.adapted(read_adapter(name, folder))
+        with self._condition:
+            busy = {one.adapter for one in (*self._active, self._reading, *self._waiting) if one}
+            idle = [known for known in self._adapters if known not in busy]
+            if len(self._adapters) >= MAX_ADAPTERS:
+                if not idle:
+                    raise Overloaded(f"All {MAX_ADAPTERS} loaded adapters are at work; try again in a while.")
+                del self._adapters[idle[0]]
+            self._adapters[name] = ready
+
     def submit(
-        self, messages: Sequence[Message], sampling: Sampling, tell: Callable[[Event], None], *, timeout: float
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        tell: Callable[[Event], None],
+        *,
+        timeout: float,
+        adapter: str = "",
     ) -> Generation:
-        """Start answering. Raises PromptTooLong, Overloaded, and ChatModelUnavailable for an engine that was closed."""
+        """Start answering, with a loaded adapter if one is named.
+
+        Raises PromptTooLong, Overloaded, and ChatModelUnavailable for an engine that was closed."""
         prompt = self.prompts.encode(messages)
         if len(prompt) >= self.window:
             raise PromptTooLong(
@@ -143,10 +172,15 @@ class Engine:
             stream=TextStream(self.prompts.decode, sampling.stop),
             deadline=time.monotonic() + timeout,
             generator=sampling.generator(),
+            adapter=adapter,
         )
         with self._condition:
             if self._closed:
                 raise ChatModelUnavailable("The chat model is being unloaded; ask again.")
+            if adapter:
+                if adapter not in self._adapters:
+                    raise ChatModelUnavailable(f"The adapter {adapter} is not loaded.", model=adapter)
+                self._adapters[adapter] = self._adapters.pop(adapter)
             if len(self._waiting) >= MAX_WAITING:
                 raise Overloaded(f"{len(self._waiting)} requests wait for the chat model already; try again in a while.")
             self._waiting.append(generation)
@@ -224,16 +258,19 @@ class Engine:
             self._reading = newcomer
         most = max(rows, self._cache.rows), max(length, self._cache.capacity)
         self._cache.resize(*(most if self._cache.bytes_of(*most) <= CACHE_BYTES else (rows, length)))
-        self._known = [known[: self._cache.capacity] for known in self._known[: self._cache.rows]]
-        self._known += [[] for _ in range(self._cache.rows - len(self._known))]
+        self._known = [(adapter, known[: self._cache.capacity]) for adapter, known in self._known[: self._cache.rows]]
+        self._known += [("", []) for _ in range(self._cache.rows - len(self._known))]
         row = rows - 1
-        common = [_common(newcomer.prompt, known) // CHUNK * CHUNK for known in self._known]
+        common = [
+            _common(newcomer.prompt, known) // CHUNK * CHUNK if adapter == newcomer.adapter else 0
+            for adapter, known in self._known
+        ]
         best = max(range(len(common)), key=common.__getitem__)
         newcomer.read = min(common[best], (len(newcomer.prompt) - 1) // CHUNK * CHUNK)
         newcomer.reused = newcomer.read
         if best != row and newcomer.read:
             self._cache.copy(best, row, newcomer.read)
-        self._known[row] = newcomer.prompt[: newcomer.read]
+        self._known[row] = (newcomer.adapter, newcomer.prompt[: newcomer.read])
 
     def _read_chunk(self, one: Generation) -> None:
         """Read on; behind the last chunk stands the first token of the answer."""
@@ -244,9 +281,9 @@ class Engine:
         ids = torch.tensor([one.prompt[one.read : stop]], device=device)
         batch = Batch.of(row, torch.arange(one.read, stop, device=device)[None], self.runner.dtype)
         self._threads.use(self._threads.prompt)
-        logits = self.runner.forward(ids, self._cache, batch)
+        logits = self.runner.forward(ids, self._cache, batch, self._adapters_of([one], stop - one.read))
         one.read = stop
-        self._known[row] = one.prompt[: stop // CHUNK * CHUNK]
+        self._known[row] = (one.adapter, one.prompt[: stop // CHUNK * CHUNK])
         if stop == len(one.prompt):
             self._reading = None
             self._active.append(one)
@@ -259,7 +296,8 @@ class Engine:
         ids = torch.tensor([[one.answer[-1]] for one in self._active], device=device)
         places = torch.tensor([[len(one.prompt) + len(one.answer) - 1] for one in self._active], device=device)
         self._threads.use(self._threads.answer)
-        logits = self.runner.forward(ids, self._cache, Batch.of(0, places, self.runner.dtype))
+        adapters = self._adapters_of(self._active, 1)
+        logits = self.runner.forward(ids, self._cache, Batch.of(0, places, self.runner.dtype), adapters)
         done = [one for one, row in zip(self._active, logits, strict=True) if not self._accept(one, row)]
         for one in done:
             self._leave(one)
@@ -282,6 +320,11 @@ class Engine:
         self._tell(one, Finished(reason=reason, prompt_tokens=len(one.prompt), completion_tokens=len(one.answer)))
         return False
 
+    def _adapters_of(self, rows: Sequence[Generation], tokens: int) -> AdapterRows | None:
+        if not any(one.adapter for one in rows):
+            return None
+        return AdapterRows([self._adapters[one.adapter] if one.adapter else None for one in rows], tokens)
+
     def _leave(self, one: Generation) -> None:
         """Close the gap: the last row moves into it, and the one being read follows."""
         row, last = self._active.index(one), len(self._active) - 1
@@ -302,7 +345,7 @@ class Engine:
             ended = [*self._active, *([self._reading] if self._reading else []), *self._waiting]
             self._active, self._reading = [], None
             self._waiting.clear()
-        self._known = [[] for _ in self._known]
+        self._known = [("", []) for _ in self._known]
         for one in ended:
             self._tell(one, error)
 
@@ -319,7 +362,7 @@ class Engine:
         """One pass over `tokens` tokens, for measuring; only while nothing is answered."""
         device = self.runner.device
         places = torch.arange(tokens, device=device)[None] + (0 if tokens > 1 else CHUNK)
-        self._known = [[], *self._known[1:]]  # the first row is written over
+        self._known = [("", []), *self._known[1:]]  # the first row is written over
         self.runner.forward(torch.full_like(places, 5), self._cache, Batch.of(0, places, self.runner.dtype))
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 
+from agents.errors import ChatModelUnavailable
 from agents.llm.engine import Engine, Overloaded
 from agents.llm.weights import DEFAULT_MODEL, model_folder
 
@@ -20,7 +22,30 @@ class Engines:
     def __init__(self, limit: int = 2) -> None:
         self._limit = limit
         self._engines: dict[str, Engine] = {}
+        self._adapters: dict[str, tuple[str, Path]] = {}  # base model and folder by the adapter's name
         self._lock = threading.Lock()
+
+    def find(self, name: str) -> tuple[Engine, str]:
+        """The engine of a model or of an adapter's base, and the adapter's name ("" for none). Raises as `get` does."""
+        if name not in self._adapters:
+            return self.get(name), ""
+        base, folder = self._adapters[name]
+        engine = self.get(base)
+        if not engine.has_adapter(name):
+            engine.load_adapter(name, folder)
+        return engine, name
+
+    def load_adapter(self, name: str, folder: Path, base: str) -> None:
+        """Make an adapter askable by its name. A name stands for one folder for good. Raises ChatModelUnavailable."""
+        known = self._adapters.get(name)
+        if known is not None and known != (base, folder):
+            raise ChatModelUnavailable(
+                f"The adapter name {name!r} stands for {known[1]} on {known[0]!r} already; names are never used again."
+            )
+        engine = self.get(base)
+        if not engine.has_adapter(name):
+            engine.load_adapter(name, folder)
+        self._adapters[name] = (base, folder)
 
     def get(self, name: str) -> Engine:
         """Raises ChatModelUnavailable where there is no such model, and Overloaded where none makes room for it."""
@@ -38,7 +63,7 @@ class Engines:
             return engine
 
     def names(self) -> list[str]:
-        return list(self._engines)
+        return [*self._engines, *self._adapters]
 
     def describe(self) -> dict[str, dict[str, Any]]:
         return {name: engine.describe() for name, engine in list(self._engines.items())}

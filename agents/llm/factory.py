@@ -23,6 +23,7 @@ _COMMON: dict[str, tuple[type, ...]] = {
     "price_prompt_per_million": Number,
     "price_completion_per_million": Number,
     "fallback": (dict,),
+    "adapter": (dict,),
 }
 OPTIONS: dict[str, dict[str, tuple[type, ...]]] = {
     "local": _COMMON,
@@ -73,6 +74,10 @@ def validate_options(backend: str, options: Any) -> None:
         if wanted in (Number, (int,)) and not 0 <= value < float("inf"):
             raise InvalidInput(f"Option {name!r} must be 0 or more, not {value!r}.", field="chat_options")
     _check_connection(options)
+    if (adapter := options.get("adapter")) is not None and (
+        set(adapter) != {"name", "path"} or not all(isinstance(value, str) and value for value in adapter.values())
+    ):
+        raise InvalidInput(f"An adapter has a name and a path, both texts, not {adapter!r}.", field="chat_options")
     if (fallback := options.get("fallback")) is not None:
         if set(fallback) - {"backend", "model", "options"} or not isinstance(fallback.get("backend"), str):
             raise InvalidInput(f"A fallback has backend, model and options, not {sorted(fallback)}.", field="chat_options")
@@ -112,6 +117,24 @@ def _chat_model(backend: str, model: str, serialised: str) -> ChatModel:
     if fallback is None:
         return primary
     return WithFallback(primary, chat_model(fallback["backend"], fallback.get("model", ""), fallback.get("options", {})))
+
+
+def absent_model(name: str, error: ChatModelUnavailable, options: dict[str, Any]) -> ChatModel:
+    """In place of a chat model that can't even be named: it raises `error`, or its row's fallback answers."""
+    fallback = options.get("fallback")
+    primary = _Absent(name, error)
+    if fallback is None:
+        return primary
+    return WithFallback(primary, chat_model(fallback["backend"], fallback.get("model", ""), fallback.get("options", {})))
+
+
+class _Absent:
+    def __init__(self, name: str, error: ChatModelUnavailable) -> None:
+        self.name = name
+        self._error = error
+
+    def complete(self, messages: Sequence[Message], **options: Any) -> Completion:
+        raise ChatModelUnavailable(self._error.message, **self._error.details)
 
 
 class WithFallback:

@@ -11,9 +11,12 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
+from agents.llm.adapters import Adapter, AdapterRows
+from agents.llm.adapters import fits as adapter_fits
 from agents.llm.int8 import BLOCK, Int8Linear, rotated
 from agents.llm.kv import Batch, KVCache
 
+_Pair = tuple[Tensor, Tensor] | None  # A and B, each transposed: shapes (in, r) and (r, out)
 _FIXED_ROPE = ("default", "linear", "llama3", "yarn")
 
 
@@ -64,14 +67,19 @@ class LlamaRunner:
         with torch.inference_mode():
             self._load(_Tensors(folder), config)
 
-    def forward(self, ids: Tensor, cache: KVCache, batch: Batch) -> Tensor:
+    def forward(self, ids: Tensor, cache: KVCache, batch: Batch, adapters: AdapterRows | None = None) -> Tensor:
         """Logits, shape (B, vocabulary), behind the last of ids, shape (B, T); fills the cache."""
         size, tokens = ids.shape
+        groups = adapters.groups if adapters else ()
         heads, kv_heads, width = self._heads, self._kv_heads, self._width
         x = F.embedding(ids, self._embedding).float().view(size * tokens, -1)
         turns = self._turns[batch.positions].view(size * tokens, 1, width // 2)
         for layer, (qkv, out, gate_up, down) in enumerate(self._layers):
-            mixed = qkv(x, self._norm(x)).view(size * tokens, heads + 2 * kv_heads, width)
+            factor = self._norm(x)
+            mixed = qkv(x, factor)
+            for adapter, rows in groups:
+                _add(mixed, adapter[layer][0], rows, x, factor)
+            mixed = mixed.view(size * tokens, heads + 2 * kv_heads, width)
             pairs = mixed[:, : heads + kv_heads].reshape(size * tokens, heads + kv_heads, width // 2, 2)
             turned = torch.view_as_real(torch.view_as_complex(pairs) * turns).view(size, tokens, heads + kv_heads, width)
             keys, values = cache.write(
@@ -91,11 +99,63 @@ class LlamaRunner:
                 seen = F.scaled_dot_product_attention(queries, keys, values, attn_mask=batch.mask)
                 seen = seen.transpose(1, 2).reshape(size * tokens, heads * width)
             x = x + out(seen)
-            gate, up = gate_up(x, self._norm(x)).chunk(2, -1)
+            for adapter, rows in groups:
+                _add(x, adapter[layer][1], rows, seen)
+            factor = self._norm(x)
+            both = gate_up(x, factor)
+            for adapter, rows in groups:
+                _add(both, adapter[layer][2], rows, x, factor)
+            gate, up = both.chunk(2, -1)
             hidden = F.silu(gate).mul_(up)
-            x = x + down(rotated(hidden) if self._rotate else hidden)
+            hidden = rotated(hidden) if self._rotate else hidden
+            x = x + down(hidden)
+            for adapter, rows in groups:
+                _add(x, adapter[layer][3], rows, hidden)
         last = x.view(size, tokens, -1)[:, -1]
         return self._head(last, self._norm(last))
+
+    def adapted(self, adapter: Adapter) -> list[tuple[_Pair, _Pair, _Pair, _Pair]]:
+        """An adapter as `forward` takes it: by layer, for the four products, permuted and rotated as the weights are."""
+        adapter_fits(adapter, self._shapes)
+        heads, kv_heads, width = self._heads, self._kv_heads, self._width
+        paired = torch.arange(width).view(2, width // 2).T.flatten()
+        reads = rotated if self._rotate else _same
+        writes = (lambda weight: rotated(weight.T).T) if self._rotate else _same
+        turned = {
+            "q_proj": lambda up: up.view(heads, width, -1)[:, paired].flatten(0, 1),
+            "k_proj": lambda up: up.view(kv_heads, width, -1)[:, paired].flatten(0, 1),
+            "v_proj": writes,
+            "o_proj": writes,
+            "down_proj": writes,
+        }
+
+        def pair(layer: int, block: str, names: tuple[str, ...], norm: Tensor | None = None) -> _Pair:
+            parts = []
+            for name in names:
+                down, up = adapter.modules.get(f"model.layers.{layer}.{block}.{name}", (None, None))
+                outputs = self._shapes[f"model.layers.{layer}.{block}.{name}"][1]
+                parts.append((down, None if up is None else turned.get(name, _same)(up), outputs))
+            if all(down is None for down, _, _ in parts):
+                return None
+            downs = torch.cat([down for down, _, _ in parts if down is not None])
+            ups = torch.zeros(sum(outputs for _, _, outputs in parts), len(downs))
+            row = column = 0
+            for down, up, outputs in parts:
+                if down is not None:
+                    ups[row : row + outputs, column : column + len(down)] = up
+                    column += len(down)
+                row += outputs
+            return reads(downs if norm is None else downs * norm).T.contiguous(), ups.T.contiguous()
+
+        return [
+            (
+                pair(layer, "self_attn", ("q_proj", "k_proj", "v_proj"), before),
+                pair(layer, "self_attn", ("o_proj",)),
+                pair(layer, "mlp", ("gate_proj", "up_proj"), within),
+                pair(layer, "mlp", ("down_proj",)),
+            )
+            for layer, (before, within) in enumerate(self._norms)
+        ]
 
     def _norm(self, x: Tensor) -> Tensor:
         """What RMSNorm multiplies rows by; its weights are folded into the layer that reads it."""
@@ -108,13 +168,19 @@ class LlamaRunner:
         reads = rotated if self._rotate else _same
         writes = (lambda weight: rotated(weight.T).T) if self._rotate else _same
         self._layers = []
+        self._norms: list[tuple[Tensor, Tensor]] = []
+        self._shapes: dict[str, tuple[int, int]] = {}
         for number in range(config.num_hidden_layers):
             layer = f"model.layers.{number}."
             before, within = weights[layer + "input_layernorm.weight"], weights[layer + "post_attention_layernorm.weight"]
             query, key, value, out = (weights[f"{layer}self_attn.{name}_proj.weight"] for name in "qkvo")
+            self._norms.append((before, within))
             query = query.view(heads, width, -1)[:, paired].flatten(0, 1)
             key = key.view(kv_heads, width, -1)[:, paired].flatten(0, 1)
             gate, up, down = (weights[f"{layer}mlp.{name}_proj.weight"] for name in ("gate", "up", "down"))
+            named = {"self_attn.q": query, "self_attn.k": key, "self_attn.v": value, "self_attn.o": out}
+            named |= {"mlp.gate": gate, "mlp.up": up, "mlp.down": down}
+            self._shapes |= {f"{layer}{name}_proj": (part.shape[1], part.shape[0]) for name, part in named.items()}
             self._layers.append(
                 (
                     self._linear(reads(torch.cat([query, key, writes(value)]) * before)),
@@ -127,6 +193,18 @@ class LlamaRunner:
         head = table if config.tie_word_embeddings else weights["lm_head.weight"]
         self._head = self._linear(reads(head * weights["model.norm.weight"]))
         self._embedding = reads(table).to(torch.bfloat16 if self.form == "bf16" else torch.float32)
+
+
+def _add(out: Tensor, pair: _Pair, rows: Tensor | None, x: Tensor, factor: Tensor | None = None) -> None:
+    """out[rows] += (factor * x)[rows] @ A @ B, in place. rows None: all."""
+    if pair is None:
+        return
+    if rows is None:
+        low = x @ pair[0]
+        out.addmm_(low if factor is None else low.mul_(factor), pair[1])
+    else:
+        low = x[rows] @ pair[0]
+        out.index_add_(0, rows, (low if factor is None else low.mul_(factor[rows])) @ pair[1])
 
 
 def _same(weight: Tensor) -> Tensor:

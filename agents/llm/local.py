@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import json
 import queue
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -28,14 +30,16 @@ _lock = threading.Lock()
 
 class LocalChatModel:
     """`model` is "" or "smollm2" for the shipped one, a folder, or a hub name. Options: timeout (seconds), max_retries,
-    max_tokens, temperature (0, the default, takes the likeliest words), prices per million tokens.
+    max_tokens, temperature (0, the default, takes the likeliest words), prices per million tokens, adapter {name, path}.
 
     Setting ADAPTRAG_LOCAL_MODEL: `server` asks the model process; `inprocess` loads the weights here; `auto` asks the model
     process where one runs and loads here otherwise, but not in a web process or a queue's.
     """
 
     def __init__(self, model: str, options: dict[str, Any]) -> None:
-        self.name = model or DEFAULT_MODEL
+        self._model = model or DEFAULT_MODEL
+        self._adapter: dict[str, str] | None = options.get("adapter")
+        self.name = self._adapter["name"] if self._adapter else self._model
         self._options = options
 
     def complete(
@@ -50,7 +54,7 @@ class LocalChatModel:
         mode = settings.ADAPTRAG_LOCAL_MODEL
         process = None if mode == "inprocess" else find()
         if process is not None and process.state == "ready":
-            client = _client(process.address, process.token, self.name, tuple(sorted(self._options.items())))
+            client = _client(process.address, process.token, self._model, json.dumps(self._options, sort_keys=True))
             return client.complete(messages, max_tokens=max_tokens, temperature=temperature, stop=stop, on_text=on_text)
         if mode == "server" or (mode == "auto" and in_service_process()):
             raise ChatModelUnavailable(_absent(process), model=self.name)
@@ -73,8 +77,12 @@ class LocalChatModel:
             stop=stop,
         )
         events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        engine = _loaded().get(self.name)
-        generation = engine.submit(messages, sampling, events.put, timeout=self._options.get("timeout", TIMEOUT))
+        engines = _loaded()
+        if self._adapter:
+            engines.load_adapter(self.name, Path(self._adapter["path"]), self._model)
+        engine, adapter = engines.find(self.name)
+        timeout = self._options.get("timeout", TIMEOUT)
+        generation = engine.submit(messages, sampling, events.put, timeout=timeout, adapter=adapter)
         pieces: list[str] = []
         try:
             while not isinstance(event := events.get(), Finished):
@@ -119,9 +127,9 @@ def _absent(process: ModelProcess | None) -> str:
 
 
 @lru_cache(maxsize=64)
-def _client(address: str, token: str, model: str, options: tuple[tuple[str, Any], ...]) -> OpenAICompatibleChatModel:
+def _client(address: str, token: str, model: str, options: str) -> OpenAICompatibleChatModel:
     remedy = f"the model process seems to have ended; {START}"
-    return OpenAICompatibleChatModel(model, dict(options) | {"base_url": f"{address}/v1"}, api_key=token, remedy=remedy)
+    return OpenAICompatibleChatModel(model, json.loads(options) | {"base_url": f"{address}/v1"}, api_key=token, remedy=remedy)
 
 
 def _loaded() -> Engines:

@@ -32,14 +32,18 @@ _PASSING = (408, 409, 429)  # and everything from 500
 class OpenAICompatibleChatModel:
     """`model` is the server's name for it. Options: base_url (default: OPENAI_BASE_URL, else OpenAI), api_key_env (the NAME of
     an environment variable), timeout (seconds for the whole call, retries included), max_retries, max_tokens, temperature,
-    price_prompt_per_million and price_completion_per_million (US dollars).
+    price_prompt_per_million and price_completion_per_million (US dollars), adapter {name, path}: loaded into the server by its
+    own call (vLLM's load_lora_adapter) and then asked by its name in place of the model's.
     """
 
     def __init__(self, model: str, options: dict[str, Any], *, api_key: str | None = None, remedy: str = "") -> None:
         """`api_key` replaces the environment's; `remedy` is what to do where nothing listens."""
         if not model:
             raise InvalidInput("Name the model that the OpenAI-compatible server shall use.", field="chat_model")
-        self.name = model
+        self._base_model = model
+        self._adapter: dict[str, str] | None = options.get("adapter")
+        self._adapter_loaded = False
+        self.name = self._adapter["name"] if self._adapter else model
         self._options = options
         self._api_key = api_key
         self._remedy = remedy
@@ -67,9 +71,42 @@ class OpenAICompatibleChatModel:
             request["temperature"] = warmth
         if stop:
             request["stop"] = list(stop)
-        if on_text is None:
-            return self._whole(request, deadline)
-        return self._streamed(request, deadline, on_text)
+        if self._adapter and not self._adapter_loaded:
+            self._load_adapter(deadline)
+        try:
+            return self._whole(request, deadline) if on_text is None else self._streamed(request, deadline, on_text)
+        except ChatModelUnavailable as error:
+            # A server that was started anew has forgotten its adapters.
+            if not (self._adapter and error.details.get("unknown_model")):
+                raise
+            self._load_adapter(deadline)
+            return self._whole(request, deadline) if on_text is None else self._streamed(request, deadline, on_text)
+
+    def _load_adapter(self, deadline: float) -> None:
+        """Raises ChatModelUnavailable where the server has no such call, or refuses the adapter."""
+        import openai
+
+        body = {"lora_name": self.name, "lora_path": self._adapter["path"], "base_model": self._base_model}
+        client = self._connected()
+        try:
+            client.post(
+                "/load_lora_adapter", body=body, cast_to=object, options={"timeout": max(1.0, deadline - time.monotonic())}
+            )
+        except openai.APIStatusError as error:
+            # vLLM says so with status 400, and names no code.
+            if "already" not in str(error.message):
+                raise ChatModelUnavailable(
+                    f"{self._who()} loads no adapter (status {error.status_code}: {_short(error.message)}). vLLM takes "
+                    "adapters while it runs if started with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora.",
+                    adapter=self.name,
+                ) from error
+        except openai.APITimeoutError as error:
+            raise self._late() from error
+        except openai.OpenAIError as error:
+            raise ChatModelUnavailable(
+                f"{self._who()} can't be reached{'; ' + self._remedy if self._remedy else '.'}", model=self.name
+            ) from error
+        self._adapter_loaded = True
 
     def _whole(self, request: dict[str, Any], deadline: float) -> Completion:
         response = self._call(request, deadline)
@@ -174,7 +211,7 @@ class OpenAICompatibleChatModel:
         if status == 400 and (error.code == "context_length_exceeded" or "context length" in said):
             return PromptTooLong(said, model=self.name)
         if status == 404:
-            return ChatModelUnavailable(f"{self._who()} does not know the model: {said}", model=self.name)
+            return ChatModelUnavailable(f"{self._who()} does not know the model: {said}", model=self.name, unknown_model=True)
         if status == 504 or error.code == "timeout":
             return self._late()
         return ChatModelUnavailable(f"{self._who()} answered with status {status}: {said}", model=self.name)

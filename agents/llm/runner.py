@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Cache
 
 from agents.errors import ChatModelUnavailable
 from agents.llm import int8, llama
+from agents.llm.adapters import Adapter, AdapterRows, fits
 from agents.llm.kv import Batch, KVCache
 
 logger = logging.getLogger(__name__)
@@ -24,7 +26,11 @@ class Runner(Protocol):
     device: torch.device
     dtype: torch.dtype  # of masks and of keys and values
 
-    def forward(self, ids: Tensor, cache: KVCache, batch: Batch) -> Tensor: ...
+    def forward(self, ids: Tensor, cache: KVCache, batch: Batch, adapters: AdapterRows | None = None) -> Tensor: ...
+
+    def adapted(self, adapter: Adapter) -> object:
+        """An adapter as AdapterRows takes it. Raises ChatModelUnavailable for one of another model."""
+        ...
 
 
 def load_runner(folder: Path, form: str = "auto") -> Runner:
@@ -67,6 +73,8 @@ class TransformersRunner:
         self._model = (
             AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, dtype=self.dtype).to(self.device).eval()
         )
+        self._hooked: set[str] = set()
+        self._adapters: AdapterRows | None = None
         # Within its sliding window a model sees what full attention sees.
         windows = [getattr(config, name, None) for name in ("max_position_embeddings", "sliding_window")]
         self.window = min([size for size in windows if size], default=2048)
@@ -74,9 +82,38 @@ class TransformersRunner:
         self._extra = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         self._check(folder)
 
-    def forward(self, ids: Tensor, cache: KVCache, batch: Batch) -> Tensor:
+    def adapted(self, adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
+        shapes = {}
+        for name, module in self._model.named_modules():
+            weight = getattr(module, "weight", None)
+            if isinstance(weight, Tensor) and weight.dim() == 2:
+                # GPT-2 keeps its weights transposed.
+                shapes[name] = tuple(weight.shape) if type(module).__name__ == "Conv1D" else (weight.shape[1], weight.shape[0])
+        fits(adapter, shapes)
+        for name in adapter.modules:
+            if name not in self._hooked:
+                self._hooked.add(name)
+                self._model.get_submodule(name).register_forward_hook(partial(self._add, name))
+        return {
+            name: tuple(part.T.contiguous().to(self.device, self.dtype) for part in pair)
+            for name, pair in adapter.modules.items()
+        }
+
+    def _add(self, name: str, module: Any, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        for adapter, rows in self._adapters.groups if self._adapters else ():
+            if (pair := adapter.get(name)) is None:
+                continue
+            if rows is None:
+                out = out + given[0] @ pair[0] @ pair[1]
+            else:
+                rows = rows.to(out.device)
+                out = out.index_add(0, rows, given[0][rows] @ pair[0] @ pair[1])
+        return out
+
+    def forward(self, ids: Tensor, cache: KVCache, batch: Batch, adapters: AdapterRows | None = None) -> Tensor:
         """Logits, shape (B, vocabulary), behind the last of ids, shape (B, T); fills the cache."""
         state = _Rows(cache, batch)
+        self._adapters = adapters
         output = self._model(
             input_ids=ids,
             attention_mask=batch.mask,

@@ -9,6 +9,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 from adaptrag.common.errors import AdaptRAGError
@@ -39,6 +40,7 @@ class ModelServer:
             ("GET", "/health"): self._health,
             ("GET", "/v1/models"): self._models,
             ("POST", "/v1/chat/completions"): self._chat,
+            ("POST", "/v1/load_lora_adapter"): self._load_adapter,
         }
         route = routes.get((scope["method"], scope["path"]))
         try:
@@ -67,16 +69,30 @@ class ModelServer:
         models = [{"id": name, "object": "model", "created": 0, "owned_by": "adaptrag"} for name in self._engines.names()]
         await _json(send, 200, {"object": "list", "data": models})
 
+    async def _load_adapter(self, receive: Receive, send: Send) -> None:
+        """As vLLM has it, with the base model's name besides: several models may be loaded here."""
+        try:
+            given = json.loads(await _body(receive))
+            name, folder, base = (given[key] for key in ("lora_name", "lora_path", "base_model"))
+            if not all(isinstance(value, str) and value for value in (name, folder, base)):
+                raise ValueError("they must be texts")
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadRequest(f"Send lora_name, lora_path and base_model as JSON: {error}") from error
+        await asyncio.to_thread(self._engines.load_adapter, name, Path(folder), base)
+        await _json(send, 200, {"loaded": name})
+
     async def _chat(self, receive: Receive, send: Send) -> None:
         request = ChatRequest.parse(await _body(receive))
-        engine = await asyncio.to_thread(self._engines.get, request.model)
+        engine, adapter = await asyncio.to_thread(self._engines.find, request.model)
         events: asyncio.Queue[Event] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
         def tell(event: Event) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        generation = await asyncio.to_thread(engine.submit, request.messages, request.sampling, tell, timeout=LONGEST)
+        generation = await asyncio.to_thread(
+            engine.submit, request.messages, request.sampling, tell, timeout=LONGEST, adapter=adapter
+        )
         answering = asyncio.ensure_future(self._answer(request, engine, events, send))
         listening = asyncio.ensure_future(_hung_up(receive))
         try:

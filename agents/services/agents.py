@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import transaction
 
 from adaptrag.common.errors import Conflict, InvalidInput
-from agents.errors import IndexNotReady
-from agents.llm.base import OnText
-from agents.llm.factory import chat_model, validate_options
-from agents.models import AgentVariant
+from agents.errors import ChatModelUnavailable, IndexNotReady
+from agents.llm.adapters import folder_name
+from agents.llm.base import ChatModel, OnText
+from agents.llm.factory import absent_model, chat_model, validate_options
+from agents.models import AgentVariant, ModelArtifact
 from agents.retrieval.external import external_search
 from agents.retrieval.search import current_build, retrieve
 from agents.services.derived import derived_enqueue, derived_enqueue_missing
 from agents.services.tables import StoredTables
 from agents.strategies import STRATEGIES
 from agents.strategies.base import AgentAnswer, AgentRequest, Strategy, Tools
+from agents.strategies.lora_rag import LoraRAG
 
 DEFAULT_AGENTS = ("naive_rag", "hybrid_rag", "agentic_rag")
-_REVISABLE = ("strategy", "chat_backend", "chat_model", "chat_options", "parameters", "inherit")
+_REVISABLE = ("strategy", "chat_backend", "chat_model", "chat_options", "artifact", "parameters", "inherit")
 
 
 def agent_validate(*, strategy: str, chat_backend: str, chat_options: dict[str, Any], parameters: dict[str, Any]) -> None:
@@ -41,6 +45,8 @@ def agent_register(
     chat_backend: str = "local",
     chat_model: str = "",
     chat_options: dict[str, Any] | None = None,
+    artifact: ModelArtifact | None = None,
+    predecessor: AgentVariant | None = None,
     parameters: dict[str, Any] | None = None,
     state: str = AgentVariant.State.ACTIVE,
     enabled: bool = True,
@@ -48,7 +54,10 @@ def agent_register(
     note: str = "",
     user: Any = None,
 ) -> AgentVariant:
-    """A new agent, revision 1. Raises InvalidInput, or Conflict where the name is taken (revise that agent instead)."""
+    """A new agent, revision 1. Raises InvalidInput, or Conflict where the name is taken (revise that agent instead).
+
+    predecessor: another agent whose evidence it inherits in part.
+    """
     if AgentVariant.objects.filter(name=name).exists():
         raise Conflict(
             f"There is an agent {name!r} already. Change it (that makes a new revision) or choose another name.", field="name"
@@ -59,6 +68,8 @@ def agent_register(
         chat_backend=chat_backend,
         chat_model=chat_model,
         chat_options=chat_options or {},
+        artifact=artifact,
+        predecessor=predecessor,
         parameters=parameters or {},
         state=state,
         enabled=enabled,
@@ -125,6 +136,32 @@ def agent_strategy(variant: AgentVariant) -> Strategy:
     return strategy(strategy.Parameters.from_dict(variant.parameters))
 
 
+def agent_chat(variant: AgentVariant) -> ChatModel:
+    """The chat model of an agent, with its adapter: the artifact's, or for lora_rag the folder that LORA_ADAPTERS_PATH names.
+
+    Where the adapter can't be loaded, the model of the row's `fallback` answers, and no other.
+    """
+    options = variant.chat_options
+    if variant.artifact_id is not None and variant.artifact.kind == ModelArtifact.Kind.ADAPTER:
+        options = {"adapter": {"name": variant.artifact.name, "path": str(variant.artifact.folder)}} | options
+    elif variant.strategy == LoraRAG.name and "adapter" not in options:
+        try:
+            options = options | {"adapter": _configured_adapter()}
+        except ChatModelUnavailable as error:
+            return absent_model(variant.chat_model or variant.name, error, options)
+    return chat_model(variant.chat_backend, variant.chat_model, options)
+
+
+def _configured_adapter() -> dict[str, str]:
+    folder = settings.LORA_ADAPTERS_PATH
+    if not folder:
+        raise ChatModelUnavailable(
+            "This agent has no adapter. Train one (manage.py train_lora), or set LORA_ADAPTERS_PATH to an adapter folder."
+        )
+    path = Path(folder).expanduser().resolve()
+    return {"name": folder_name(path), "path": str(path)}
+
+
 def agent_answer(variant: AgentVariant, request: AgentRequest, *, on_text: OnText | None = None) -> AgentAnswer:
     """The one way to an answer: API, chat page, comparison, evaluation and simulation all come here.
 
@@ -134,7 +171,7 @@ def agent_answer(variant: AgentVariant, request: AgentRequest, *, on_text: OnTex
     begun = time.perf_counter()
     tools = Tools(
         collection=request.collection,
-        chat=chat_model(variant.chat_backend, variant.chat_model, variant.chat_options),
+        chat=agent_chat(variant),
         retrieve=retrieve,
         external=external_search(),
         tables=StoredTables(),

@@ -8,6 +8,7 @@ from agents.strategies.corrective_rag import CorrectiveRAG
 from agents.strategies.graph_rag import GraphRAG
 from agents.strategies.hybrid_rag import HybridRAG
 from agents.strategies.hyde_rag import HydeRAG
+from agents.strategies.lora_rag import LoraRAG
 from agents.strategies.naive_rag import NaiveRAG
 from agents.strategies.parent_child_rag import ParentChildRAG
 from agents.strategies.sentence_window_rag import SentenceWindowRAG
@@ -25,6 +26,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
         CorrectiveRAG,
         TableRAG,
         GraphRAG,
+        LoraRAG,
     )
 }
 

@@ -33,7 +33,7 @@ def test_equal_rows_share_a_model():
     [
         ("lokal", {}, "Unknown chat backend 'lokal'; there are local, openai_compatible, scripted"),
         ("local", [], "must be a JSON object, not list"),
-        ("local", {"base_url": "http://x"}, "Unknown option 'base_url' for local; it knows fallback, max_retries"),
+        ("local", {"base_url": "http://x"}, "Unknown option 'base_url' for local; it knows adapter, fallback, max_retries"),
         ("local", {"temperature": "hot"}, "'temperature' must be a number, not 'hot'"),
         ("local", {"max_tokens": True}, "'max_tokens' must be a whole number, not True"),
         ("local", {"timeout": -1}, "'timeout' must be 0 or more, not -1"),

@@ -21,7 +21,7 @@ READERS = {"str", "int", "float", "bool", "list", "db_url", "cache_url", "get", 
 def variables_in_code() -> dict[str, object]:
     """Environment variables that the code reads, with their defaults where these are constants."""
     found: dict[str, object] = {}
-    for folder in ("adaptrag", "agents", "rewards"):
+    for folder in ("adaptrag", "agents", "rewards", "training"):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ":

@@ -1,0 +1,20 @@
+"""The queue's side of training and distillation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from adaptrag.common.jobs import JobContext, register
+
+TRAIN = "training.train"
+
+
+def register_handlers() -> None:
+    """Called when the app is ready. `long` runs one at a time: two trainings at once take more than twice as long."""
+    register(TRAIN, train, heavy=True, queue="long")
+
+
+def train(context: JobContext) -> dict[str, Any]:
+    from training.services import training_execute
+
+    return training_execute(context.payload["run"], context)
