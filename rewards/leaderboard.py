@@ -7,14 +7,13 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db.models import Count, F, Q, QuerySet, Sum, Window
-from django.db.models.functions import RowNumber
-
 from agents.models import AgentVariant
 from agents.selectors import live_variants
 from rewards.bandit import ArmEvidence
 from rewards.bandit.posterior import beta_posterior, credible_interval, probability_best
-from rewards.models import BanditArm, Interaction, Pull, Reward
+from rewards.rollup.read import log_sums
+from rewards.rollup.spans import HOUR, start_of
+from rewards.rollup.sums import Sums, percentile
 from rewards.selectors import active_policy
 
 # Fewer rated answers leave a mean near 0.5 uncertain by more than 0.2 either way, which ranks nobody.
@@ -29,7 +28,8 @@ class LeaderboardRow:
 
     n, mean: rated answers that count, and their mean reward. low, high: 95 % credible interval of the mean; None without a
     rating. probability_best: among the agents that take traffic now, by ratings alone, None for the others.
-    traffic_share: of the interactions here, comparisons left out. latency_ms_*: of answers given. cost_usd: per interaction.
+    traffic_share: of the interactions here, comparisons left out. latency_ms_*: of answers given, within 1 %.
+    cost_usd: per interaction.
     enough: whether n allows a judgement (ENOUGH).
     """
 
@@ -53,62 +53,46 @@ class LeaderboardRow:
         return asdict(self)
 
 
-@dataclass(kw_only=True)
-class _Tally:
-    n: int = 0
-    total: float = 0.0
-    interactions: int = 0
-    cost: float = 0.0
-
-
-def leaderboard(category: str | None = None, since: datetime | None = None) -> list[LeaderboardRow]:
+def leaderboard(
+    category: str | None = None, since: datetime | None = None, until: datetime | None = None
+) -> list[LeaderboardRow]:
     """Rows of one category, or (None) overall and then of every category; best mean first.
 
-    `since` takes only what was asked from then on. Seven queries at most, whatever the number of agents and categories.
+    `since` and `until` take only what was asked between them, both taken back to the full hour. Three queries, and none of them
+    reads the log itself.
     """
-    tallies = _tallies(category, since)
-    traffic = _traffic(category, since)
-    latency = _percentiles(traffic, "category", "variant_id")
-    if category is None:
-        latency |= {(None, variant): value for (variant,), value in _percentiles(traffic, "variant_id").items()}
+    sums = _scoped(log_sums(since, until, category), overall=category is None)
     live = {variant.pk for variant in live_variants()}
-    variants = AgentVariant.objects.only("name", "revision").in_bulk(live | {variant for _, variant in tallies})
-    scopes = [category] if category else [None, *sorted({name for name, _ in tallies if name is not None})]
-    return [row for scope in scopes for row in _scope(scope, tallies, latency, variants, live)]
+    variants = AgentVariant.objects.only("name", "revision").in_bulk(live | {variant for _, variant in sums})
+    scopes = [category] if category else [None, *sorted({name for name, _ in sums if name is not None})]
+    return [row for scope in scopes for row in _scope(scope, sums, variants, live)]
 
 
 def stats(since: datetime | None = None) -> dict[str, Any]:
-    """Counts and means overall, by category and by arm, and the policy that routes; a fixed number of queries."""
+    """Counts and means overall, by category and by arm, and the policy that routes; `since` is taken back to the full hour."""
     policy = active_policy()
-    traffic = _traffic(None, since)
-    counts = traffic.aggregate(
-        interactions=Count("*"), failed=Count("state", filter=Q(state=Interaction.State.FAILED)), cost_usd=Sum("cost_usd")
-    )
-    by_category: dict[str, _Tally] = defaultdict(_Tally)
-    overall = _Tally()
-    arms = []
-    tallies = _tallies(None, since)
-    variants = AgentVariant.objects.only("name", "revision").in_bulk({variant for _, variant in tallies})
-    for (category, variant), tally in tallies.items():
-        if category is None:
-            continue
-        for into in (by_category[category], overall):
-            _merge(into, tally)
-        arms.append(
-            {
-                "category": category,
-                "agent": variants[variant].name,
-                "revision": variants[variant].revision,
-                "interactions": tally.interactions,
-                "n": tally.n,
-                "total": tally.total,
-                "mean": _mean(tally),
-            }
-        )
-    ratings = Reward.objects.filter(**({"interaction__created_at__gte": since} if since else {}))
-    p50, p95 = _percentiles(traffic).get((), (None, None))
+    arms = log_sums(since)
+    variants = AgentVariant.objects.only("name", "revision").in_bulk({variant for _, variant in arms})
+    by_category: dict[str, Sums] = defaultdict(Sums)
+    overall = Sums()
+    for (category, _), sums in arms.items():
+        by_category[category].add(sums)
+        overall.add(sums)
+    rows = [
+        {
+            "category": category,
+            "agent": variants[variant].name,
+            "revision": variants[variant].revision,
+            "interactions": sums.interactions,
+            "n": sums.n,
+            "total": sums.total,
+            "mean": sums.mean,
+        }
+        for (category, variant), sums in arms.items()
+        if sums.interactions or sums.n
+    ]
     return {
-        "since": since.isoformat() if since else None,
+        "since": start_of(HOUR, since).isoformat() if since else None,
         "policy": {
             "name": policy.name,
             "kind": policy.kind,
@@ -119,69 +103,43 @@ def stats(since: datetime | None = None) -> dict[str, Any]:
             "learn_since": policy.learn_since.isoformat() if policy.learn_since else None,
         },
         "overall": {
-            "interactions": counts["interactions"],
-            "failed": counts["failed"],
+            "interactions": overall.interactions,
+            "failed": overall.failed,
             "n": overall.n,
-            "mean_reward": _mean(overall),
-            "ratings": ratings.count(),
-            "latency_ms_p50": p50,
-            "latency_ms_p95": p95,
-            "cost_usd": counts["cost_usd"] or 0.0,
+            "mean_reward": overall.mean,
+            "ratings": overall.ratings,
+            "latency_ms_p50": percentile(overall.latency, 0.5),
+            "latency_ms_p95": percentile(overall.latency, 0.95),
+            "cost_usd": overall.cost_usd,
         },
         "categories": {
-            name: {"interactions": tally.interactions, "n": tally.n, "mean_reward": _mean(tally)}
-            for name, tally in sorted(by_category.items())
+            name: {"interactions": sums.interactions, "n": sums.n, "mean_reward": sums.mean}
+            for name, sums in sorted(by_category.items())
+            if sums.interactions or sums.n
         },
-        "arms": sorted(arms, key=lambda arm: (arm["category"], arm["agent"], -arm["revision"])),
+        "arms": sorted(rows, key=lambda arm: (arm["category"], arm["agent"], -arm["revision"])),
     }
 
 
-def _traffic(category: str | None, since: datetime | None) -> QuerySet[Interaction]:
-    traffic = Interaction.objects.exclude(mode=Interaction.Mode.COMPARE).order_by()
-    if category is not None:
-        traffic = traffic.filter(category=category)
-    return traffic.filter(created_at__gte=since) if since else traffic
+def _scoped(arms: dict[tuple[str, int], Sums], *, overall: bool) -> dict[Key, Sums]:
+    """The same by (category, variant), and with `overall` the sums over categories under None. Arms with nothing but ratings of
+    comparisons stay out."""
+    scoped: dict[Key, Sums] = {}
+    for (category, variant), sums in arms.items():
+        if sums.interactions or sums.n:
+            scoped[category, variant] = sums
+            if overall:
+                scoped.setdefault((None, variant), Sums()).add(sums)
+    return scoped
 
 
-def _tallies(category: str | None, since: datetime | None) -> dict[Key, _Tally]:
-    """What was learned and asked, by (category, variant); with all categories also their sums, under category None."""
-    if since is None:
-        learned = BanditArm.objects.order_by().values_list("category", "variant_id", "pulls", "total")
-    else:
-        pulls = Pull.objects.filter(at__gte=since).order_by()
-        learned = pulls.values_list("arm__category", "arm__variant_id").annotate(n=Count("*"), total=Sum("value"))
-    tallies: dict[Key, _Tally] = defaultdict(_Tally)
-    for name, variant, n, total in learned:
-        if category in (None, name):
-            tallies[name, variant].n, tallies[name, variant].total = round(n), min(max(total, 0.0), n)
-    asked = _traffic(category, since).values_list("category", "variant_id").annotate(n=Count("*"), cost=Sum("cost_usd"))
-    for name, variant, n, cost in asked:
-        tallies[name, variant].interactions, tallies[name, variant].cost = n, cost
-    if category is None:
-        for (_, variant), tally in list(tallies.items()):
-            _merge(tallies[None, variant], tally)
-    return dict(tallies)
-
-
-def _merge(into: _Tally, tally: _Tally) -> None:
-    into.n += tally.n
-    into.total += tally.total
-    into.interactions += tally.interactions
-    into.cost += tally.cost
-
-
-def _scope(
-    scope: str | None,
-    tallies: dict[Key, _Tally],
-    latency: dict[tuple[Any, ...], tuple[float, float]],
-    variants: dict[int, AgentVariant],
-    live: set[int],
-) -> list[LeaderboardRow]:
-    here = sorted(live | {variant for name, variant in tallies if name == scope})
+def _scope(scope: str | None, sums: dict[Key, Sums], variants: dict[int, AgentVariant], live: set[int]) -> list[LeaderboardRow]:
+    here = sorted(live | {variant for name, variant in sums if name == scope})
     if not here:
         return []
-    rows = [tallies.get((scope, variant), _Tally()) for variant in here]
-    alphas, betas = beta_posterior(ArmEvidence(pulls=[row.n for row in rows], totals=[row.total for row in rows]))
+    rows = [sums.get((scope, variant), Sums()) for variant in here]
+    totals = [(row.mean or 0.0) * row.n for row in rows]
+    alphas, betas = beta_posterior(ArmEvidence(pulls=[row.n for row in rows], totals=totals))
     lows, highs = credible_interval(alphas, betas)
     competing = [i for i, variant in enumerate(here) if variant in live]
     best: dict[int, float] = {}
@@ -190,8 +148,7 @@ def _scope(
     interactions = sum(row.interactions for row in rows)
     board = []
     for i, (variant, row) in enumerate(zip(here, rows, strict=True)):
-        mean = _mean(row)
-        p50, p95 = latency.get((scope, variant), (None, None))
+        mean = row.mean
         board.append(
             LeaderboardRow(
                 agent=variants[variant].name,
@@ -207,27 +164,10 @@ def _scope(
                 probability_best=best.get(i),
                 traffic_share=row.interactions / interactions if interactions else 0.0,
                 interactions=row.interactions,
-                latency_ms_p50=p50,
-                latency_ms_p95=p95,
-                cost_usd=row.cost / row.interactions if row.interactions else None,
+                latency_ms_p50=percentile(row.latency, 0.5),
+                latency_ms_p95=percentile(row.latency, 0.95),
+                cost_usd=row.cost_usd / row.interactions if row.interactions else None,
                 enough=row.n >= ENOUGH,
             )
         )
     return sorted(board, key=lambda row: (row.mean is None, -(row.mean or 0.0), row.agent, -row.revision))
-
-
-def _mean(tally: _Tally) -> float | None:
-    return tally.total / tally.n if tally.n else None
-
-
-def _percentiles(traffic: QuerySet[Interaction], *group: str) -> dict[tuple[Any, ...], tuple[float, float]]:
-    """{group's values: (p50, p95)} of the answers' latency in ms, by nearest rank, sorted inside the database."""
-    answered = traffic.filter(state=Interaction.State.ANSWERED).annotate(
-        rank=Window(RowNumber(), partition_by=[F(name) for name in group] or None, order_by="latency_ms"),
-        size=Window(Count("*"), partition_by=[F(name) for name in group] or None),
-    )
-    ranked = answered.filter(Q(rank=(F("size") * 50 + 99) / 100) | Q(rank=(F("size") * 95 + 99) / 100))
-    found: dict[tuple[Any, ...], list[float]] = defaultdict(list)
-    for *key, value in ranked.values_list(*group, "latency_ms"):
-        found[tuple(key)].append(value)
-    return {key: (min(values), max(values)) for key, values in found.items()}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rewards.bandit import ArmEvidence
 from rewards.bandit.posterior import beta_posterior, credible_interval
 from rewards.leaderboard import ENOUGH
+from rewards.rollup.sums import at_rank
 
 _Z = 1.959963985  # 97.5 % quantile of the normal distribution
 
@@ -52,16 +54,14 @@ def proportion(hits: int, n: int) -> Estimate:
     return Estimate(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half), n=n)
 
 
-def percentile(values: Sequence[float], share: float) -> Estimate:
-    """The nearest-rank percentile with its distribution-free interval by order statistics (normal approximation of the ranks;
-    Conover, 1999). A bound that the sample is too small for is its least or largest value."""
-    n = len(values)
+def latency_percentile(latency: Counter[int], share: float) -> Estimate:
+    """The nearest-rank percentile in seconds of latencies in bins (rewards.rollup.sums), with its distribution-free interval
+    by order statistics (normal approximation of the ranks; Conover, 1999). A bound that the sample is too small for is its
+    least or largest value."""
+    n = sum(latency.values())
     if not n:
         return Estimate(value=None, low=None, high=None, n=0)
-    ordered = sorted(values)
     half = _Z * math.sqrt(n * share * (1 - share))
-
-    def at(rank: float) -> float:
-        return ordered[min(max(math.ceil(rank), 1), n) - 1]
-
-    return Estimate(value=at(n * share), low=at(n * share - half), high=at(n * share + half + 1), n=n)
+    ranks = (n * share, n * share - half, n * share + half + 1)
+    value, low, high = (at_rank(latency, min(max(math.ceil(rank), 1), n)) / 1000 for rank in ranks)
+    return Estimate(value=value, low=low, high=high, n=n)

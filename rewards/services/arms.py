@@ -20,6 +20,7 @@ from rewards.models import BanditArm, Interaction, LearningClock, LinearArm, Pul
 from rewards.selectors import active_policy
 from rewards.services import linear
 from rewards.services.evidence import Applied, EvidenceRule, clock_read
+from rewards.services.rollup import Change, changes_note, sums_rebuild
 from rewards.services.turn import write_turn
 
 Progress = Callable[[float, str], Any]
@@ -45,20 +46,27 @@ def evidence_lock(*, exclusive: bool = False) -> None:
 
 
 def pulls_settle(
-    rated: Iterable[tuple[Interaction, Iterable[Reward]]], pulls: Mapping[UUID, Pull], policy: RoutingPolicy
+    rated: Iterable[tuple[Interaction, Iterable[Reward]]],
+    pulls: Mapping[UUID, Pull],
+    policy: RoutingPolicy,
+    new_ratings: Mapping[UUID, int],
 ) -> dict[ArmKey, ArmFigures]:
-    """Bring pulls and arms in line with interactions and all of their ratings; the figures of the arms that moved.
+    """Bring pulls, arms and the sums of the log in line with interactions and all of their ratings; the figures of the arms
+    that moved.
 
-    pulls: those that the interactions have so far. The caller holds `evidence_lock` and the interactions' rows. Raises
-    WeightsOutgrown, before anything is written, where the stored weights need a later epoch first.
+    pulls: those that the interactions have so far; new_ratings: how many of their ratings were just added. The caller holds
+    `evidence_lock` and the interactions' rows. Raises WeightsOutgrown, before anything is written, where the stored weights
+    need a later epoch first.
     """
     rule = EvidenceRule(policy, clock_read())
     change: dict[ArmKey, list[float]] = defaultdict(lambda: [0.0] * len(_SUMS))
     steps: list[linear.Step] = []
+    noted: list[Change] = []
     fresh: list[tuple[Interaction, Applied]] = []
     moved, gone = [], []
     for interaction, ratings in rated:
         pull, applied = pulls.get(interaction.pk), rule.applied(interaction, ratings)
+        noted.append(_noted(interaction, new_ratings.get(interaction.pk, 0), pull, applied))
         if _figures(applied) == _figures(pull):
             continue
         key = interaction.category, interaction.variant_id
@@ -93,9 +101,23 @@ def pulls_settle(
         Pull.objects.filter(pk__in=gone).delete()
     if steps and policy.rule().reads_question:
         linear.arms_move(steps, policy.rule().dimensions)
+    changes_note(change for change in noted if change.n or change.total or change.squares or change.ratings)
     if fresh:
         _tick(len(fresh))  # last: every feedback writes this one row, and waits for it until the other's transaction ends
     return arms
+
+
+def _noted(interaction: Interaction, ratings: int, former: Pull | None, applied: Applied | None) -> Change:
+    before, after = (None if one is None else one.value for one in (former, applied))
+    return Change(
+        at=interaction.created_at,
+        category=interaction.category,
+        variant_id=interaction.variant_id,
+        ratings=ratings,
+        n=(after is not None) - (before is not None),
+        total=(after or 0.0) - (before or 0.0),
+        squares=(after or 0.0) ** 2 - (before or 0.0) ** 2,
+    )
 
 
 _APPLIED = ("quality", "latency_penalty", "cost_penalty", "value", "weight")
@@ -143,11 +165,11 @@ def _tick(count: int) -> None:
 @write_turn()
 @transaction.atomic
 def arms_rebuild(progress: Progress | None = None) -> int:
-    """Arms and pulls from the log, by statements that run inside the database; returns the number of pulls.
+    """Arms, pulls and the sums of the log from the log itself; returns the number of pulls.
 
     Feedback waits until it is done, so none is lost. Linear arms are added up from the questions' embeddings."""
     evidence_lock(exclusive=True)
-    return rebuild(active_policy(), progress or (lambda fraction, message: None))
+    return rebuild(active_policy(), progress or (lambda fraction, message: None), sums=True)
 
 
 @write_turn()
@@ -164,8 +186,9 @@ def learning_reset(user: Any = None) -> RoutingPolicy:
     return policy
 
 
-def rebuild(policy: RoutingPolicy, progress: Progress) -> int:
-    """`arms_rebuild` for a caller that holds the exclusive `evidence_lock`. The epoch moves to now where weights have outgrown
+def rebuild(policy: RoutingPolicy, progress: Progress, *, sums: bool = False) -> int:
+    """`arms_rebuild` for a caller that holds the exclusive `evidence_lock`; unless `sums`, what the log's sums hold of traffic
+    stays. The epoch moves to now where weights have outgrown
     it, or where it belongs to another unit of time."""
     progress(0.0, "counting ratings")
     clock = clock_read()
@@ -190,7 +213,7 @@ def rebuild(policy: RoutingPolicy, progress: Progress) -> int:
         cursor.execute(f"INSERT INTO {Pull._meta.db_table} ({columns}) {select}", parameters)
     progress(0.5, "adding up arms")
     value, weight = F("value"), F("weight")
-    sums = (
+    by_arm_sums = (
         Pull.objects.order_by()
         .values("arm")
         .annotate(
@@ -202,7 +225,7 @@ def rebuild(policy: RoutingPolicy, progress: Progress) -> int:
             s_weighted_squares=Sum(weight * value * value),
         )
     )
-    by_arm = {row["arm"]: row for row in sums}
+    by_arm = {row["arm"]: row for row in by_arm_sums}
     arms = list(BanditArm.objects.order_by("pk"))
     for arm in arms:
         row = by_arm.get(arm.pk, {})
@@ -214,6 +237,7 @@ def rebuild(policy: RoutingPolicy, progress: Progress) -> int:
     if policy.rule().reads_question:
         linear.arms_rebuild(policy.rule().dimensions, lambda part, message: progress(0.6 + 0.4 * part, message))
     pulls = sum(row["s_pulls"] for row in by_arm.values())
+    sums_rebuild(pulls_only=not sums)
     if pulls > clock.ticks:
         _tick(pulls - clock.ticks)
     progress(1.0, f"{pulls:,} pulls in {len(by_arm)} arms")

@@ -77,7 +77,8 @@ def _recorded(pk: UUID, source: str, rater: str, value: float, correction: str, 
         moved = {}
         if outcome != "unchanged":
             pulls = {} if pull is None else {pk: pull}
-            moved = pulls_settle([(interaction, ratings)], pulls, active_policy())
+            fresh = {pk: 1} if outcome == "created" else {}
+            moved = pulls_settle([(interaction, ratings)], pulls, active_policy(), fresh)
         return FeedbackResult(outcome=outcome, reward=row, arm=_arm(interaction, pull, moved))
 
 

@@ -26,6 +26,7 @@ from rewards.services.arms import evidence_lock, pulls_settle, rebuild
 from rewards.services.evidence import WeightsOutgrown, clock_read
 from rewards.services.feedback import ratable_checked
 from rewards.services.log_format import InteractionRecord, InvalidRecord, RewardRecord, parse_line
+from rewards.services.rollup import asked, changes_note
 from rewards.services.turn import write_turn
 
 Progress = Callable[[float, str], Any]
@@ -137,6 +138,7 @@ class _Import:
             row.clock = tick
             tick += row.pk in rated
         Interaction.objects.bulk_create(fresh)
+        changes_note(asked(fresh))
         self.counts["interactions_created"] += len(fresh)
         self._save_ratings(log, ratings)
 
@@ -163,9 +165,9 @@ class _Import:
         settling = [(log[pk], rows) for pk, rows in by_interaction.items()]
         policy = active_policy()
         try:
-            pulls_settle(settling, Pull.objects.in_bulk(list(rated)), policy)
+            pulls_settle(settling, Pull.objects.in_bulk(list(rated)), policy, Counter(row.interaction_id for row in created))
         except WeightsOutgrown:
-            rebuild(policy, lambda fraction, message: None)  # counts these ratings as well
+            rebuild(policy, lambda fraction, message: None, sums=True)  # counts these ratings as well
 
     def _bad(self, number: int, error: AdaptRAGError) -> None:
         message = f"line {number}: {error.message}"

@@ -11,9 +11,10 @@ from adaptrag.common.models import Job
 from adaptrag.console.dashboard import PERIODS
 from agents.models import AgentVariant
 from rewards.leaderboard import ENOUGH, leaderboard
-from rewards.models import BanditArm, Interaction, PriorReward, Pull, RoutingPolicy
+from rewards.models import BanditArm, Interaction, PriorReward, RoutingPolicy
 from rewards.selectors import active_policy
-from rewards.services import feedback_record
+from rewards.services import arms_rebuild, feedback_record
+from tests.rewards.rows import rated
 
 pytestmark = pytest.mark.django_db
 
@@ -58,6 +59,7 @@ def test_figures_agree_with_the_rows(operator_client, history, period):
     Interaction.objects.filter(pk=history[3].interaction_id).update(
         state="failed", error={"code": "x", "message": "It fell over."}
     )
+    arms_rebuild()
     context = home(operator_client, period=period).context
     assert (context["total"], context["failed"]) == (4, 1)
     assert sum(sum(one["data"]) for one in context["traffic_chart"]["datasets"]) == 4
@@ -71,6 +73,7 @@ def test_figures_agree_with_the_rows(operator_client, history, period):
 def test_what_lies_before_the_period_counts_as_before(operator_client, history):
     old = timezone.now() - timedelta(days=9)
     Interaction.objects.filter(pk__in=[one.interaction_id for one in history[:3]]).update(created_at=old)
+    arms_rebuild()
     context = home(operator_client, period="7d").context
     assert (context["total"], context["before"]) == (1, 3)
 
@@ -131,8 +134,8 @@ def test_a_rating_changes_the_leaderboard(operator_client, history):
 
 def test_enough_ratings_are_no_longer_called_not_enough(operator_client, history):
     for variant in AgentVariant.objects.all():
-        figures = {"pulls": ENOUGH, "total": 15, "total_squares": 12}
-        BanditArm.objects.update_or_create(category="factual", variant=variant, defaults=figures)
+        for _ in range(ENOUGH):
+            rated(variant, 0.75)
     page = board(operator_client).content.decode()
     assert page.count("not enough data") == 0
 
@@ -140,7 +143,7 @@ def test_enough_ratings_are_no_longer_called_not_enough(operator_client, history
 def test_a_period_leaves_out_what_came_before(operator_client, history):
     old = timezone.now() - timedelta(days=3)
     Interaction.objects.update(created_at=old)
-    Pull.objects.update(at=old)
+    arms_rebuild()
     assert board(operator_client, period="24h").context["categories"] == {}
     assert "factual" in board(operator_client, period="7d").context["categories"]
 

@@ -79,6 +79,16 @@ def stored() -> dict[str, tuple[float, float, float]]:
     return {f"{arm.category} {arm.variant.name}": (arm.pulls, arm.total, arm.total_squares) for arm in arms}
 
 
+def summed() -> tuple[dict[str, tuple[int, float, float]], int]:
+    """The same figures by the sums of the log, and how many ratings these count."""
+    from agents.models import AgentVariant
+    from rewards.rollup.read import log_sums
+
+    names, sums = dict(AgentVariant.objects.values_list("pk", "name")), log_sums()
+    figures = {f"{category} {names[variant]}": (one.n, one.total, one.squares) for (category, variant), one in sums.items()}
+    return {key: value for key, value in figures.items() if value[0]}, sum(one.ratings for one in sums.values())
+
+
 def main(processes: int, count: int) -> dict[str, Any]:
     import django
 
@@ -107,6 +117,7 @@ def main(processes: int, count: int) -> dict[str, Any]:
     for child in children:
         child.join()
     arms = stored()
+    log, ratings = summed()
     arms_rebuild()
     return {
         "seconds": seconds,
@@ -117,6 +128,9 @@ def main(processes: int, count: int) -> dict[str, Any]:
         "expected": expected(),
         "arms": arms,
         "arms_rebuilt": stored(),
+        "log": log,
+        "log_rebuilt": summed()[0],
+        "ratings": ratings,
     }
 
 

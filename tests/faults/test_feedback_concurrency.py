@@ -48,7 +48,8 @@ def _check(outcome: dict[str, Any]) -> None:
     for report in reports:
         own = {key: value for key, value in report["last"].items() if not key.endswith(" shared")}
         assert own == {key: outcome["rewards"][key] for key in own}
-    for arms in (outcome["arms"], outcome["arms_rebuilt"]):
+    assert outcome["ratings"] == len(outcome["rewards"])
+    for arms in (outcome["arms"], outcome["arms_rebuilt"], outcome["log"], outcome["log_rebuilt"]):
         assert arms.keys() == outcome["expected"].keys()
         for key, (pulls, total, squares) in outcome["expected"].items():
             assert arms[key][0] == pulls

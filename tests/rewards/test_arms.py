@@ -97,7 +97,7 @@ class TestRebuild:
         agents = [variant(name) for name in ("alpha", "beta")]
         for i in range(60):
             rated(agents[i % 2], 0.5, category=f"category {i % 3}")
-        with django_assert_max_num_queries(14):
+        with django_assert_max_num_queries(30):
             arms_rebuild()
 
     def test_progress_ends_at_one(self):

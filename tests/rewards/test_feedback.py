@@ -29,10 +29,10 @@ def asked(alpha):
     return interaction(alpha)
 
 
-def test_logging_an_interaction_is_one_insert(alpha, django_assert_num_queries):
-    with django_assert_num_queries(1) as queries:
+def test_logging_an_interaction_is_two_inserts_in_one_transaction(alpha, django_assert_num_queries):
+    with django_assert_num_queries(4) as queries:
         interaction_log(variant=alpha, question="Why?", category="factual", answer="Because.")
-    assert queries[0]["sql"].startswith("INSERT")
+    assert [query["sql"].split()[0] for query in queries] == ["SAVEPOINT", "INSERT", "INSERT", "RELEASE"]
 
 
 def test_a_first_rating_gives_the_arm_a_pull(alpha, asked):

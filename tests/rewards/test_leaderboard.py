@@ -9,6 +9,7 @@ from django.utils import timezone
 from scipy.stats import beta
 
 from rewards.leaderboard import ENOUGH, leaderboard, stats
+from rewards.rollup.sums import ACCURACY
 from rewards.services import learning_reset
 from tests.rewards.rows import interaction, rate, rated, variant
 
@@ -88,7 +89,8 @@ def test_a_period_counts_only_what_was_asked_in_it():
     rated(alpha, 0.0, created_at=now - timedelta(days=9), latency_ms=900)
     rated(alpha, 1.0, created_at=now - timedelta(days=1), latency_ms=100)
     row = leaderboard(since=now - timedelta(days=2))[0]
-    assert (row.n, row.mean, row.interactions, row.latency_ms_p95) == (1, 1.0, 1, 100)
+    assert (row.n, row.mean, row.interactions) == (1, 1.0, 1)
+    assert row.latency_ms_p95 == pytest.approx(100, rel=ACCURACY)
     assert (leaderboard()[0].n, leaderboard()[0].mean) == (2, 0.5)
     recent = stats(now - timedelta(days=2))
     assert (recent["overall"]["interactions"], recent["overall"]["n"], recent["overall"]["mean_reward"]) == (1, 1, 1.0)
@@ -101,7 +103,8 @@ def test_comparisons_are_no_traffic_and_failures_have_no_latency():
     interaction(alpha, mode="compare", latency_ms=900)
     interaction(alpha, state="failed", answer="", latency_ms=9000)
     row = leaderboard("factual")[0]
-    assert (row.interactions, row.latency_ms_p50, row.latency_ms_p95, row.cost_usd) == (2, 50, 50, 0.1)
+    assert (row.interactions, row.cost_usd) == (2, 0.1)
+    assert [row.latency_ms_p50, row.latency_ms_p95] == pytest.approx([50, 50], rel=ACCURACY)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 19, 20, 21, 100])
@@ -111,12 +114,13 @@ def test_latency_percentiles_are_the_nearest_ranks(count):
     for value in reversed(values):
         interaction(alpha, latency_ms=value, category=("factual", "vague")[value % 2])
     overall = leaderboard()[0]
-    expected = [np.percentile(values, q, method="inverted_cdf") for q in (50, 95)]
+    expected = pytest.approx([np.percentile(values, q, method="inverted_cdf") for q in (50, 95)], rel=ACCURACY)
     assert [overall.latency_ms_p50, overall.latency_ms_p95] == expected
     assert [stats()["overall"][name] for name in ("latency_ms_p50", "latency_ms_p95")] == expected
     factual = [value for value in values if value % 2 == 0]
     if factual:
-        assert leaderboard("factual")[0].latency_ms_p95 == np.percentile(factual, 95, method="inverted_cdf")
+        p95 = np.percentile(factual, 95, method="inverted_cdf")
+        assert leaderboard("factual")[0].latency_ms_p95 == pytest.approx(p95, rel=ACCURACY)
 
 
 def test_revisions_are_told_apart():
@@ -139,9 +143,9 @@ def test_the_number_of_queries_does_not_grow_with_agents_and_categories(django_a
         agent = variant(f"agent{i}")
         for category in ("factual", "vague", "visual"):
             rated(agent, 0.5, category=category)
-    with django_assert_max_num_queries(7):
+    with django_assert_max_num_queries(3):
         assert len(leaderboard()) == 24
-    with django_assert_max_num_queries(7):
+    with django_assert_max_num_queries(3):
         stats()
 
 
