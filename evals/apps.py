@@ -6,6 +6,6 @@ class EvalsConfig(AppConfig):
     verbose_name = "Evaluation"
 
     def ready(self) -> None:
-        from evals import tasks
+        from evals import checks, tasks  # noqa: F401 importing registers the checks
 
         tasks.register_handlers()

@@ -160,6 +160,7 @@ def test_an_experiment_is_planned_started_and_ended_in_the_admin(operator_client
     assert "Not enough data to compare two with one" in page and "0 of 99" in page
     shown = operator_client.get(reverse("admin:rewards_interaction_change", args=[asked.interaction_id])).content.decode()
     assert "The experiment split gave this session its agent" in shown
+    assert "experiment" in operator_client.get(reverse("admin:rewards_interaction_changelist")).content.decode()
     agent_set_enabled(next(one for one in agents if one.name == asked.agent), False)
     assert "its sessions go to the bandit" in operator_client.get(response.url).content.decode()
     operator_client.post(reverse("admin:evals_experiment_end", args=[experiment.pk]), {"confirmed": "yes"})

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ from django.conf import settings
 
 from adaptrag.common.errors import Conflict, InvalidInput
 from adaptrag.common.jobs import JobCancelled
+from agents.retrieval.files import locked
 from agents.services import agent_register, collection_get_or_create, document_add
 from evals.metrics import token_f1
 from evals.models import EvalResult, EvalRun
@@ -33,6 +35,7 @@ from evals.services import (
 )
 from evals.sets import Item
 from rewards.models import BanditArm, Interaction, PriorReward
+from tests.agents.faulty_server import answer, failing, serving
 
 TEXT = b"# Harbour\n\nThe lighthouse keeper is Marta Olsen.\n\n# Ferries\n\nFerries leave at six in the morning.\n"
 ITEMS = [
@@ -242,6 +245,7 @@ def test_logged_questions_join_a_set_with_their_corrections(library):
 
 
 SITE = """
+from agents.retrieval.files import locked
 from agents.services import agent_register, collection_get_or_create, document_add
 from evals.services import RunRequest, evalrun_start, evalset_create
 from evals.sets import Item
@@ -262,6 +266,48 @@ run = EvalRun.objects.get()
 print(run.status, "|", run.job.error)
 evalrun_resume(run)
 """
+
+
+@pytest.mark.django_db(transaction=True)
+def test_questions_are_asked_at_once_up_to_the_bound_and_an_agent_may_fail_on_some():
+    under_way, most, lock = 0, 0, threading.Lock()
+
+    def behave(handler, body):
+        nonlocal under_way, most
+        with lock:
+            under_way, most = under_way + 1, max(most, under_way + 1)
+        time.sleep(0.05)
+        with lock:
+            under_way -= 1
+        wrong = "lighthouse 3" in body["messages"][-1]["content"]
+        (failing(500) if wrong else answer("Marta Olsen"))(handler, body)
+
+    document_add(collection=collection_get_or_create("default"), name="harbour.md", data=TEXT)
+    items = [Item(key=f"q{n}", question=f"Who keeps lighthouse {n}?", answers=("Marta Olsen",)) for n in range(12)]
+    with serving() as server:
+        server.behaviours = [behave]
+        agent_register(
+            name="remote", strategy="naive_rag", chat_backend="openai_compatible", chat_model="m",
+            chat_options={"base_url": server.url, "max_retries": 0}, parameters={"retriever": "bm25"},
+        )  # fmt: skip
+        request = RunRequest(
+            eval_set=evalset_create(name="sea", items=items, source="jsonl"), agents=("remote",), concurrency=3
+        )
+        run = evalrun_create(request)
+        evalrun_execute(run.pk)
+    run.refresh_from_db()
+    (row,) = run.summary["agents"]
+    assert (row["n"], row["unscored"], row["failed"], row["score"]) == (11, 1, 1, 1.0)
+    assert most == 3
+
+
+@pytest.mark.django_db
+def test_two_processes_do_not_execute_one_run(eval_set):
+    agent("one")
+    run = evalrun_create(RunRequest(eval_set=eval_set, agents=("one",)))
+    with locked(run.lock_path), pytest.raises(Conflict, match="under way in another process"):
+        evalrun_execute(run.pk)
+    assert not run.results.exists()
 
 
 @pytest.mark.slow

@@ -1,0 +1,32 @@
+"""System checks of the judge's settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, register
+
+from agents.llm.factory import OPTIONS
+
+
+@register
+def check_judge(**kwargs: Any) -> list[CheckMessage]:
+    backend, model = settings.ADAPTRAG_JUDGE_BACKEND, settings.ADAPTRAG_JUDGE_MODEL
+    if backend and backend not in OPTIONS:
+        return [
+            Error(
+                f"ADAPTRAG_JUDGE_BACKEND={backend!r} is no chat backend.",
+                hint=f"Take one of {', '.join(OPTIONS)}.",
+                id="evals.E001",
+            )
+        ]
+    if model and not backend:
+        return [
+            Error(
+                f"ADAPTRAG_JUDGE_MODEL={model!r} is set without a backend.",
+                hint="Set ADAPTRAG_JUDGE_BACKEND, for example openai_compatible.",
+                id="evals.E002",
+            )
+        ]
+    return []
