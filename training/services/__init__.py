@@ -10,6 +10,19 @@ from training.services.datasets import (
     dataset_prepare,
     questions_reserve,
 )
+from training.services.distillations import (
+    DistillationRequest,
+    budget_get,
+    budget_reserve,
+    budget_set,
+    distillation_cancel,
+    distillation_create,
+    distillation_execute,
+    distillation_get,
+    distillation_resume,
+    distillation_start,
+    distillation_summary,
+)
 from training.services.trainings import (
     TrainingRequest,
     training_cancel,
@@ -22,11 +35,22 @@ from training.services.trainings import (
 
 __all__ = [
     "DatasetRequest",
+    "DistillationRequest",
     "TrainingRequest",
+    "budget_get",
+    "budget_reserve",
+    "budget_set",
     "dataset_drop",
     "dataset_export",
     "dataset_for",
     "dataset_prepare",
+    "distillation_cancel",
+    "distillation_create",
+    "distillation_execute",
+    "distillation_get",
+    "distillation_resume",
+    "distillation_start",
+    "distillation_summary",
     "questions_reserve",
     "training_cancel",
     "training_create",

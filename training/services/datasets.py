@@ -39,6 +39,10 @@ def questions_reserve(provider: Callable[[], Iterable[str]]) -> None:
     _reserved.append(provider)
 
 
+def reserved_questions() -> set[str]:
+    return {question for provider in _reserved for question in provider()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetRequest:
     """What to prepare. `student` counts the tokens; `out` is the training file, its neighbour ..._validation.jsonl the rest."""
@@ -85,7 +89,7 @@ def dataset_prepare(request: DatasetRequest) -> SFTDataset:
         scrub=settings.ADAPTRAG_SFT_SCRUB if request.scrub is None else request.scrub,
         window=window,
     )
-    reserved = {question for provider in _reserved for question in provider()}
+    reserved = reserved_questions()
     examples = select(candidates, filters, lambda chat: len(encoder.encode(chat)), reserved)
     figures = counts(examples)
     if not figures["train"]:

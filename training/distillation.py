@@ -1,0 +1,159 @@
+"""Sequence-level distillation (Kim & Rush, 2016): a teacher answers logged questions over the same passages. Knows no ORM.
+
+Answers are filtered: a refusal, an answer that the passages do not carry, and one that differs from gold or from the teacher's
+own second answer teach nothing good.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+from adaptrag.common.errors import AdaptRAGError
+from agents.llm.base import ChatModel, Completion, Message, Usage
+from training.sft import Chat
+
+PROMPT_REVISION = "1"
+INSTRUCTIONS = (
+    "Answer the question from the passages, in as few words as it takes: a name, a number, a phrase, or one sentence. "
+    "Give the answer alone, without introduction or citation. If the passages do not hold it, say: I do not know."
+)
+GROUNDED = 0.6  # share of the answer's words that must stand in the passages
+AGREES = 0.5  # token F1 with gold, or with a second sample
+ROUNDS = 3  # an item whose call fails, retries included, comes again behind the others
+
+_WORD = re.compile(r"[^\W_]+")
+_REFUSAL = re.compile(
+    r"\b(?:i (?:do not|don't|cannot|can't|am (?:not able|unable))|as an ai|i'm sorry|"
+    r"(?:is|are) not (?:mentioned|stated|given))\b",
+    re.IGNORECASE,
+)
+_VERDICTS = frozenset({"yes", "no"})
+_FILLERS = frozenset(re.findall(r"\w+", "a an the of in on at to is are was were and or by for with it its as that from"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """A question for the teacher. prompt: its chat without an answer; gold: a correction, where there is one."""
+
+    key: str
+    prompt: Chat
+    gold: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taught:
+    """What came of an item. reason: why it is not accepted; failed: the call did not succeed, so it can be asked again."""
+
+    key: str
+    text: str = ""
+    reason: str = ""
+    failed: bool = False
+    model: str = ""
+    samples: tuple[str, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def accepted(self) -> bool:
+        return not self.reason
+
+
+def teacher_chat(prompt: Chat) -> list[Message]:
+    """The student's prompt with the teacher's instructions."""
+    return [Message(role="system", content=INSTRUCTIONS), *(Message(**turn) for turn in prompt if turn["role"] != "system")]
+
+
+def distil(
+    items: Sequence[Item],
+    teacher: ChatModel,
+    *,
+    samples: int = 1,
+    concurrency: int = 4,
+    max_tokens: int = 96,
+    reserve: Callable[[Item], bool],
+) -> Iterator[Taught]:
+    """Ask about every item, several at once, and yield what comes as it comes.
+
+    reserve is called, here and in order, before an item is asked: where it says no, that and all later items are left.
+    """
+    waiting, again = list(items)[::-1], []
+    attempts: Counter[str] = Counter()
+    running: dict[Future[Taught], Item] = {}
+    with ThreadPoolExecutor(max_workers=concurrency, thread_name_prefix="teacher") as pool:
+        try:
+            while waiting or running or again:
+                if not waiting and not running:
+                    waiting, again = again[::-1], []
+                while waiting and len(running) < concurrency:
+                    if not reserve(waiting[-1]):
+                        waiting, again = [], []
+                        break
+                    item = waiting.pop()
+                    running[pool.submit(_asked, item, teacher, samples, max_tokens)] = item
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    item = running.pop(future)
+                    taught = future.result()
+                    attempts[item.key] += 1
+                    if taught.failed and attempts[item.key] < ROUNDS:
+                        again.append(item)
+                    yield taught
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _asked(item: Item, teacher: ChatModel, samples: int, max_tokens: int) -> Taught:
+    messages = teacher_chat(item.prompt)
+    said: list[Completion] = []
+    try:
+        for number in range(samples):
+            said.append(teacher.complete(messages, max_tokens=max_tokens, temperature=0.7 if number else 0.0))
+    except AdaptRAGError as error:
+        return Taught(key=item.key, reason=error.message[:300], failed=True, usage=sum((one.usage for one in said), Usage()))
+    texts = tuple(one.text.strip() for one in said)
+    return Taught(
+        key=item.key,
+        text=texts[0],
+        reason=refused(texts, item),
+        model=said[0].model,
+        samples=texts[1:],
+        usage=sum((one.usage for one in said), Usage()),
+    )
+
+
+def refused(texts: Sequence[str], item: Item) -> str:
+    """Why the first of a teacher's answers is not accepted; "" if it is."""
+    text = texts[0]
+    if _REFUSAL.search(text):
+        return "refusal"
+    if item.gold and agreement(text, item.gold) < AGREES:
+        return "differs from the correction"
+    if any(agreement(text, other) < AGREES for other in texts[1:]):
+        return "differs from its own second answer"
+    if not item.gold and not grounded(text, " ".join(turn["content"] for turn in item.prompt if turn["role"] == "user")):
+        return "not in the passages"
+    return ""
+
+
+def grounded(text: str, passages: str) -> bool:
+    """Whether most words of an answer, and all its numbers, stand in the passages. A bare yes or no is taken as it is."""
+    there = set(_words(passages))
+    words = [word for word in _words(text) if word not in _FILLERS]
+    if not words or set(words) <= _VERDICTS:
+        return bool(words)
+    missing = [word for word in words if word not in there]
+    return not any(word.isdigit() for word in missing) and len(missing) <= (1 - GROUNDED) * len(words)
+
+
+def agreement(one: str, other: str) -> float:
+    """Token F1 (Rajpurkar et al., 2016), over words without articles and the like."""
+    first, second = ([word for word in _words(text) if word not in _FILLERS] for text in (one, other))
+    common = sum((Counter(first) & Counter(second)).values())
+    return 2 * common / (len(first) + len(second)) if common else float(first == second)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
