@@ -90,7 +90,7 @@ def extract(title: str, text: str) -> Extraction:
 
 def _label(between: str) -> str:
     words = re.findall(r"[\w'-]+", between)
-    return " ".join(words[-LONGEST_LABEL:]).lower() or "and"
+    return " ".join(words[-LONGEST_LABEL:]).lower() or "with"
 
 
 def named(question: str, known: Sequence[str] | dict[str, int]) -> list[str]:

@@ -18,6 +18,8 @@ from agents.retrieval.base import Passage
 from agents.retrieval.external import ExternalSearch
 from agents.tables.query import KnownTable, QueryResult
 
+ASKED = 300  # characters of a prompt's beginning and of its end that the trace keeps
+
 
 @dataclass(frozen=True, kw_only=True)
 class AgentRequest:
@@ -162,7 +164,7 @@ class Tools:
         try:
             completion = self._chat.complete(messages, max_tokens=max_tokens, on_text=self.on_text if stream else None)
         except Exception as error:
-            self.note("chat", begun, purpose=purpose, model=self._chat.name, error=str(error))
+            self.note("chat", begun, purpose=purpose, model=self._chat.name, asked=_asked(messages), error=str(error))
             raise
         self.usage += completion.usage
         self.model = completion.model
@@ -175,6 +177,7 @@ class Tools:
             prompt_tokens=completion.usage.prompt_tokens,
             completion_tokens=completion.usage.completion_tokens,
             finish_reason=completion.finish_reason,
+            asked=_asked(messages),
             text=completion.text,
             **({"fallback": completion.fallback} if completion.fallback else {}),
         )
@@ -191,6 +194,12 @@ class Tools:
         """Hand over text that was held back until it was known to stand."""
         if self.on_text and text:
             self.on_text(text)
+
+
+def _asked(messages: Sequence[Message]) -> str:
+    """The last message of a prompt, its beginning and its end: the passages between them are among the sources."""
+    text = messages[-1].content if messages else ""
+    return text if len(text) <= 2 * ASKED else f"{text[:ASKED]} … {text[-ASKED:]}"
 
 
 def _found(passage: Passage) -> dict[str, Any]:

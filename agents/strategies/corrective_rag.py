@@ -76,9 +76,8 @@ class CorrectiveRAG(Strategy):
             if grade == UNCLEAR and self.parameters.grader == "model":
                 grade = self._by_model(query, passage, tools)
             graded.append((passage, grade))
-            steps.append(
-                {"chunk": passage.chunk_id, "grade": grade, "words": round(words, 2), "dense": near and round(near, 3)}
-            )
+            step = {"chunk": passage.chunk_id, "document": passage.document, "grade": grade, "words": round(words, 2)}
+            steps.append(step | {"dense": near if near is None else round(near, 3)})
         tools.note("grade", begun, purpose=purpose, grader=self.parameters.grader, grades=steps)
         return graded
 

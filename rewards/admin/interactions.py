@@ -19,6 +19,7 @@ from unfold.utils import parse_datetime_str
 from adaptrag.common.admin import ReadOnlyAdmin
 from agents.classifier import CATEGORIES
 from agents.models import AgentVariant, Chunk
+from rewards.admin.trace import trace_of
 from rewards.models import Interaction, Reward
 from rewards.selectors import source_link
 
@@ -201,24 +202,9 @@ def page(interaction: Interaction) -> dict[str, Any]:
         "turns": interaction.messages,
         "candidates": [one | {"chosen": one.get("variant_id") == interaction.variant_id} for one in candidates],
         "sources": sources,
-        "steps": [_step(step, interaction.latency_ms) for step in interaction.trace],
+        **trace_of(interaction),
         "ratings": list(interaction.rewards.all()),
         "pull": getattr(interaction, "pull", None),
-    }
-
-
-def _step(step: dict[str, Any], total: float) -> dict[str, Any]:
-    """A trace step with its place on the time line in percent, and its details apart from what every step has."""
-    total = max(total, step.get("at_ms", 0) + step.get("ms", 0), 1e-6)
-    details = {name: value for name, value in step.items() if name not in ("step", "at_ms", "ms", "purpose", "text")}
-    return {
-        "step": step.get("step", ""),
-        "purpose": step.get("purpose", ""),
-        "ms": step.get("ms", 0),
-        "left": f"{100 * step.get('at_ms', 0) / total:.2f}",
-        "width": f"{max(100 * step.get('ms', 0) / total, 0.4):.2f}",
-        "details": details,
-        "text": step.get("text", ""),
     }
 
 
