@@ -242,3 +242,36 @@ class Experiment(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class PolicyEstimate(models.Model):
+    """What another policy or other priors would have been worth, from the log. `result` is what `ope --json` prints."""
+
+    class Priors(models.TextChoices):
+        SET = "set", "the priors as they are set now"
+        NONE = "none", "no priors"
+
+    kind = models.CharField("rule", max_length=40, help_text="The policy that would have routed.")
+    parameters = models.JSONField(default=dict, blank=True)
+    min_share = models.FloatField("minimum share", default=0.02, validators=[MinValueValidator(0.0), MaxValueValidator(0.5)])
+    priors = models.CharField(max_length=8, choices=Priors, default=Priors.SET)
+    prior_agent = models.CharField(max_length=64, blank=True)
+    prior_pulls = models.FloatField(default=0, validators=[MinValueValidator(0.0), MaxValueValidator(10_000.0)])
+    prior_mean = models.FloatField(default=0.5, validators=[MinValueValidator(0.0), MaxValueValidator(1.0)])
+    result = models.JSONField(null=True, blank=True)
+    error = models.TextField(blank=True)
+    job = models.ForeignKey(Job, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        what = ", ".join(f"{name}={value}" for name, value in self.parameters.items())
+        prior = f", {self.prior_agent} with {self.prior_pulls:g} pulls at {self.prior_mean:g}" if self.prior_agent else ""
+        return f"{self.kind}({what}), {self.get_priors_display()}{prior}"
+
+    @property
+    def ended(self) -> bool:
+        return self.result is not None or bool(self.error)

@@ -57,6 +57,10 @@ class ParameterFields:
     def names(self) -> list[str]:
         return [entry.key for entry in self._entries]
 
+    def of(self, kind: str) -> list[str]:
+        """The form fields that a kind has."""
+        return [entry.key for entry in self._entries if kind in entry.kinds]
+
     @property
     def conditions(self) -> dict[str, str]:
         """Alpine expressions that show a field where the chosen kind has it (unfold's `conditional_fields`)."""

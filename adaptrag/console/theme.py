@@ -103,6 +103,7 @@ UNFOLD = {
                 _rows("Eval runs", "science", "evals.evalrun"),
                 _rows("Eval sets", "quiz", "evals.evalset"),
                 _rows("Experiments", "splitscreen", "evals.experiment"),
+                _rows("What if", "query_stats", "evals.policyestimate"),
                 _page(
                     "Judges",
                     "gavel",

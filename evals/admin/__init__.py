@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from evals.admin import experiments, interactions, results, runs, sets
+from evals.admin import estimates, experiments, interactions, results, runs, sets
 
-__all__ = ["experiments", "interactions", "results", "runs", "sets"]
+__all__ = ["estimates", "experiments", "interactions", "results", "runs", "sets"]

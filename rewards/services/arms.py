@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.db.models import Count, F, Sum, Value
+from django.db.models import Case, Count, F, Sum, Value, When
 from django.utils import timezone
 
 from rewards.models import BanditArm, Interaction, LearningClock, LinearArm, Pull, Reward, RoutingPolicy
@@ -26,6 +26,7 @@ from rewards.services.turn import write_turn
 Progress = Callable[[float, str], Any]
 ArmKey = tuple[str, int]  # (category, variant id)
 
+LEAST_SQUARED = 1e-50  # a reward below it counts as 0 where sums are made of products
 _ADVISORY_LOCK = 0x_ADA9_72A6  # any number that nothing else in the database uses
 
 
@@ -212,7 +213,8 @@ def rebuild(policy: RoutingPolicy, progress: Progress, *, sums: bool = False) ->
     with connection.cursor() as cursor:
         cursor.execute(f"INSERT INTO {Pull._meta.db_table} ({columns}) {select}", parameters)
     progress(0.5, "adding up arms")
-    value, weight = F("value"), F("weight")
+    # PostgreSQL refuses products that underflow.
+    value, weight = Case(When(value__gte=LEAST_SQUARED, then=F("value")), default=Value(0.0)), F("weight")
     by_arm_sums = (
         Pull.objects.order_by()
         .values("arm")

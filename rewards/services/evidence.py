@@ -25,7 +25,7 @@ COUNTING_MODES = (
     Interaction.Mode.IMPORTED,
 )
 SECONDS_A_DAY = 86400.0
-OLDEST = -1000.0  # half-lives before the epoch at which weights stop to fall; PostgreSQL refuses powers that underflow
+OLDEST = -500.0  # half-lives before the epoch at which weights stop to fall; PostgreSQL refuses numbers that underflow
 
 
 @dataclass(frozen=True, kw_only=True)
