@@ -107,7 +107,7 @@ UNFOLD = {
                 _page(
                     "Judges",
                     "gavel",
-                    "admin:evals_judges",
+                    "admin_judges",
                     permission=lambda request: request.user.has_perm("evals.view_evalrun"),
                 ),
             ),

@@ -6,6 +6,7 @@ from django.urls import path
 from django.views.generic import RedirectView
 
 from adaptrag.console import leaderboard, views
+from evals.admin.judges import judges_page
 
 urlpatterns = [
     path("", views.chat, name="chat"),
@@ -19,5 +20,6 @@ urlpatterns = [
     path("logout/", auth_views.LogoutView.as_view(), name="logout"),
     path("admin/leaderboard/", admin.site.admin_view(leaderboard.leaderboard_page), name="admin_leaderboard"),
     path("admin/leaderboard/reset/", admin.site.admin_view(leaderboard.reset_page), name="admin_learning_reset"),
+    path("admin/judges/", admin.site.admin_view(judges_page), name="admin_judges"),
     path("admin/live-jobs/", admin.site.admin_view(views.live_jobs_fragment), name="admin_live_jobs"),
 ]

@@ -81,6 +81,7 @@ def reliability(curves: Mapping[str, Sequence[tuple[float, float, int]]]) -> dic
                     "pointRadius": 4,
                 }
                 for index, (name, curve) in enumerate(curves.items())
+                if curve
             ),
         ],
     }

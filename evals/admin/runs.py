@@ -23,7 +23,6 @@ from adaptrag.common.errors import AdaptRAGError, InvalidInput
 from evals.admin import pages
 from evals.admin.forms import PriorsForm, RunForm
 from evals.models import EvalRun
-from evals.selectors import judge_calibrations
 from evals.services import (
     evalrun_cancel,
     evalrun_csv,
@@ -68,7 +67,6 @@ class EvalRunAdmin(ModelAdmin):
         ]
         return [
             path("compare/", view(self.compare_view), name="evals_evalrun_compare"),
-            path("judges/", view(self.judges_view), name="evals_judges"),
             *(path(f"<int:pk>/{name}", view(function), name=f"evals_evalrun_{name}") for name, function in one),
             *super().get_urls(),
         ]
@@ -307,7 +305,7 @@ class EvalRunAdmin(ModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: EvalRun | None = None) -> bool:
         return super().has_delete_permission(request, obj) and not (obj is not None and obj.status in obj.LIVE)
 
-    # Several runs, and judges -----------------------------------------------------------------------------------------
+    # Several runs -----------------------------------------------------------------------------------------
 
     def compare_view(self, request: HttpRequest) -> HttpResponse:
         """Runs side by side; each agent against itself in the baseline run, over the questions that both scored."""
@@ -336,16 +334,6 @@ class EvalRunAdmin(ModelAdmin):
             "numbers": ",".join(str(run.pk) for run in runs),
         }
         return TemplateResponse(request, "admin/evals/evalrun/compare.html", context)
-
-    def judges_view(self, request: HttpRequest) -> HttpResponse:
-        if not self.has_view_permission(request):
-            raise PermissionDenied
-        judges = [
-            (one, pages.reliability({"gold answers": one.gold.reliability, "people": one.people.reliability}))
-            for one in judge_calibrations()
-        ]
-        context = {**self.admin_site.each_context(request), "title": "Judges", "judges": judges}
-        return TemplateResponse(request, "admin/evals/judges.html", context)
 
 
 def _download(lines: Any, content_type: str, name: str) -> StreamingHttpResponse:

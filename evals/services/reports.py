@@ -40,10 +40,15 @@ def evalrun_summary(run: EvalRun) -> dict[str, Any]:
 
 
 def evalrun_regressions(run: EvalRun, baseline: EvalRun) -> list[dict[str, Any]]:
-    """Each agent of `run` against itself in `baseline`, over the questions (by id) that both scored; Holm over the agents.
+    """Each agent of `run` against itself in `baseline`, over the questions that both scored; Holm over the agents.
 
-    Raises InvalidInput where the runs share no agent with scores.
+    A question is the same where id, words and gold answers are. Raises InvalidInput where the runs were judged differently or
+    share no agent with scores.
     """
+    judges = [(one.judge, one.judge_model, one.judge_revision) for one in (run, baseline)]
+    if judges[0] != judges[1]:
+        told = " and ".join(f"{judge} {model} {revision}".strip() for judge, model, revision in judges)
+        raise InvalidInput(f"Run {run.pk} and run {baseline.pk} were judged differently ({told}): their scores don't compare.")
     now, before = _scores(run), _scores(baseline)
     shared = sorted(now.keys() & before.keys())
     if not shared:
@@ -60,8 +65,9 @@ def evalrun_regressions(run: EvalRun, baseline: EvalRun) -> list[dict[str, Any]]
 def _scores(run: EvalRun) -> dict[str, dict[str, float]]:
     labels = run.labelled()
     scores: dict[str, dict[str, float]] = {}
-    for variant, key, score in run.results.exclude(score=None).values_list("variant_id", "question__key", "score"):
-        scores.setdefault(labels[variant].label, {})[key] = score
+    columns = ("variant_id", "score", "question__key", "question__question", "question__answers")
+    for variant, score, *question in run.results.exclude(score=None).values_list(*columns):
+        scores.setdefault(labels[variant].label, {})[json.dumps(question)] = score
     return scores
 
 

@@ -178,13 +178,14 @@ def test_a_judge_rates_logged_answers_and_is_calibrated_against_people(
     assert (rating.value, rating.comment) == (0.9, "right")
     (judge,) = judge_calibrations()
     assert (judge.model, judge.people.n, judge.calibrated) == ("scripted:judge", 1, False)
-    shown = text(operator_client.get(page("judges")))
+    shown = text(operator_client.get(reverse("admin_judges")))
     assert "not calibrated" in shown and "1 pairs of 50 needed" in shown
 
 
 def test_staff_without_permission_see_and_change_nothing(clerk_client, done_run):
-    for name in ("evalrun_add", "evalset_add", "evalrun_compare", "judges"):
+    for name in ("evalrun_add", "evalset_add", "evalrun_compare", "experiment_add"):
         assert clerk_client.get(page(name)).status_code == 403
+    assert clerk_client.get(reverse("admin_judges")).status_code == 403
     for name in ("evalrun_change", "evalrun_export.csv", "evalrun_status", "evalrun_cancel", "evalrun_priors"):
         assert clerk_client.post(page(name, done_run.pk), {"confirmed": "yes", "pulls": 5}).status_code == 403
     assert not PriorReward.objects.exists()
@@ -193,5 +194,5 @@ def test_staff_without_permission_see_and_change_nothing(clerk_client, done_run)
 def test_empty_pages_say_what_to_do_first(operator_client):
     assert "Import a JSON-lines file" in text(operator_client.get(page("evalset_changelist")))
     assert "It touches no traffic" in text(operator_client.get(page("evalrun_changelist")))
-    assert "No chat model has judged anything yet" in text(operator_client.get(page("judges")))
+    assert "No chat model has judged anything yet" in text(operator_client.get(reverse("admin_judges")))
     assert not Interaction.objects.exists()

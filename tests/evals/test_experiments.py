@@ -162,7 +162,7 @@ def test_an_experiment_is_planned_started_and_ended_in_the_admin(operator_client
     assert "The experiment split gave this session its agent" in shown
     assert "experiment" in operator_client.get(reverse("admin:rewards_interaction_changelist")).content.decode()
     agent_set_enabled(next(one for one in agents if one.name == asked.agent), False)
-    assert "its sessions go to the bandit" in operator_client.get(response.url).content.decode()
+    assert "Switched off, paused or revised since the start" in operator_client.get(response.url).content.decode()
     operator_client.post(reverse("admin:evals_experiment_end", args=[experiment.pk]), {"confirmed": "yes"})
     experiment.refresh_from_db()
     assert experiment.state == "ended"

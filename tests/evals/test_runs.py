@@ -1,5 +1,6 @@
 """Runs on the real database with scripted agents: every item once, honest figures, resumable."""
 
+import dataclasses
 import json
 import os
 import random
@@ -213,6 +214,25 @@ def test_a_regression_is_measured_against_the_same_agent(eval_set):
     evalrun_execute(after.pk)
     (row,) = evalrun_regressions(after, before)
     assert row["difference"] == pytest.approx(-2 / 3, abs=1e-6)
+
+
+def test_only_scores_of_one_judge_and_of_equal_questions_compare(eval_set):
+    agent("one")
+    first = evalrun_create(RunRequest(eval_set=eval_set, agents=("one",)))
+    evalrun_execute(first.pk)
+    judged = evalrun_create(
+        RunRequest(
+            eval_set=eval_set, agents=("one",), judge="llm", judge_backend="scripted", judge_model="j",
+            judge_options={"answer": '{"explanation": "right", "score": 1}'},
+        )
+    )  # fmt: skip
+    evalrun_execute(judged.pk)
+    with pytest.raises(InvalidInput, match="judged differently"):
+        evalrun_regressions(judged, first)
+    changed = [dataclasses.replace(ITEMS[0], answers=("Ola",)), *ITEMS[1:]]
+    again = evalrun_create(RunRequest(eval_set=evalset_create(name="harbour", items=changed, source="jsonl"), agents=("one",)))
+    evalrun_execute(again.pk)
+    assert evalrun_regressions(again, first)[0]["n"] == 2  # the question with another gold answer is another one
 
 
 def test_a_done_run_is_not_resumed(eval_set):
