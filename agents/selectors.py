@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from django.conf import settings
 
+from adaptrag.common.errors import NotFound
 from adaptrag.common.prepared import Prepared
 from agents.errors import UnknownAgent, UnknownCollection
-from agents.models import AgentVariant, Collection
+from agents.models import AgentVariant, Collection, DocumentImage
 
 LIVE_STATES = (AgentVariant.State.CANARY, AgentVariant.State.ACTIVE)
 
@@ -51,3 +54,11 @@ def collection_for(name: str | None) -> Collection:
         known = ", ".join(Collection.objects.values_list("name", flat=True)) or "none yet: add documents first"
         raise UnknownCollection(f"There is no collection {wanted!r}. Collections: {known}.", collection=wanted)
     return found[0]
+
+
+def image_path(image: DocumentImage) -> Path:
+    """Its file. Raises NotFound where that is gone."""
+    path = Path(settings.MEDIA_ROOT) / image.file
+    if not path.is_file():
+        raise NotFound(f"The file of image {image.pk} is missing. Upload its document again.", image=image.pk)
+    return path

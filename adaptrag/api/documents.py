@@ -8,22 +8,30 @@ from typing import Any
 
 from django.conf import settings
 from django.db.models import Count, QuerySet
+from django.http import HttpResponse
 from django_filters import rest_framework as filters
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import generics, serializers
 from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.views import APIView
 
 from adaptrag.api.authentication import caller
 from adaptrag.api.errors import TooLarge
 from adaptrag.common.errors import AdaptRAGError, InvalidInput, NotFound
-from agents.models import Collection, Document
+from agents.models import Collection, Document, DocumentImage
+from agents.selectors import image_path
 from agents.services import collection_get_or_create, document_add, document_delete
 
 
 class UnknownDocument(NotFound):
     code = "unknown_document"
+
+
+class UnknownImage(NotFound):
+    code = "unknown_image"
 
 
 class DocumentSerializer(serializers.ModelSerializer):
@@ -39,7 +47,7 @@ class DocumentSerializer(serializers.ModelSerializer):
 
 
 class UploadSerializer(serializers.Serializer):
-    file = serializers.FileField(help_text="Markdown, text, HTML, PDF or DOCX.")
+    file = serializers.FileField(help_text="Text, HTML, PDF, DOCX, PPTX, XLSX, CSV, TSV, JSON lines, PNG, JPEG or WebP.")
     collection = serializers.CharField(
         required=False, max_length=64, help_text="Made if new; the default collection if absent."
     )
@@ -150,3 +158,14 @@ class DocumentView(_Visible, generics.RetrieveAPIView):
         """Take a document out: its file, its passages, and their entries in every index."""
         document_delete(self.get_object())
         return Response(status=204)
+
+
+class ImageView(APIView):
+    """The image that a source speaks of (`image_id`), as JPEG."""
+
+    @extend_schema(operation_id="image", responses={(200, "image/jpeg"): OpenApiTypes.BINARY})
+    def get(self, request: Request, image_id: int) -> HttpResponse:
+        image = DocumentImage.objects.select_related("document__collection").filter(pk=image_id).first()
+        if image is None or not caller(request).sees(image.document.collection):
+            raise UnknownImage(f"There is no image {image_id} that you may see.")
+        return HttpResponse(image_path(image).read_bytes(), content_type=image.content_type)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.urls import path, re_path
 
 from adaptrag.api.docs import DocsView, SchemaView
-from adaptrag.api.documents import DocumentsView, DocumentView
+from adaptrag.api.documents import DocumentsView, DocumentView, ImageView
 from adaptrag.api.errors import page_not_found
 from adaptrag.api.evals import CancelView, EvalSetsView, ResultsView, ResumeView, RunsView, RunView
 from adaptrag.api.feedback import FeedbackView
@@ -29,6 +29,7 @@ urlpatterns = [
     path("collections", CollectionsView.as_view(), name="collections"),
     path("documents", DocumentsView.as_view(), name="documents"),
     path("documents/<int:document_id>", DocumentView.as_view(), name="document"),
+    path("images/<int:image_id>", ImageView.as_view(), name="image"),
     path("evals/sets", EvalSetsView.as_view(), name="eval-sets"),
     path("evals/runs", RunsView.as_view(), name="eval-runs"),
     path("evals/runs/<int:run>", RunView.as_view(), name="eval-run"),

@@ -14,6 +14,7 @@ urlpatterns = [
     path("answers/<uuid:interaction_id>/", views.answer, name="answer"),
     path("answers/<uuid:interaction_id>/rating/", views.rate, name="rate"),
     path("sources/<int:chunk_id>/", views.source, name="source"),
+    path("sources/images/<int:image_id>/", views.source_image, name="source_image"),
     path("login/", views.login, name="login"),
     # One login page for everybody; it says so to those who are signed in and may not enter the admin.
     path("admin/login/", RedirectView.as_view(pattern_name="login", query_string=True)),

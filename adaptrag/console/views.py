@@ -11,18 +11,18 @@ from uuid import UUID
 from django.conf import settings
 from django.contrib.auth import views as auth_views
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from adaptrag.common.errors import AdaptRAGError, InvalidInput
+from adaptrag.common.errors import AdaptRAGError, InvalidInput, NotFound
 from adaptrag.console import conversations, wording
 from adaptrag.console.dashboard import live_jobs
 from adaptrag.orchestrator import QueryRequest, query
-from agents.models import Chunk, Collection, Document
-from agents.selectors import live_variants
+from agents.models import Chunk, Collection, Document, DocumentImage
+from agents.selectors import image_path, live_variants
 from agents.strategies import STRATEGIES
 from rewards.models import Interaction, Reward
 from rewards.services import feedback_record
@@ -171,7 +171,7 @@ def source(request: HttpRequest, chunk_id: int) -> HttpResponse:
         logged = _logged_source(request, chunk_id)
         return render(request, "console/source_gone.html", {"source": logged}, status=200 if logged else 404)
     near = chunk.document.chunks.filter(ordinal__range=(chunk.ordinal - NEIGHBOURS, chunk.ordinal + NEIGHBOURS))
-    around = list(near.order_by("ordinal"))
+    around = list(near.select_related("image").order_by("ordinal"))
     last = chunk.document.chunks.order_by("-ordinal").values_list("ordinal", flat=True).first()
     context = {
         "document": chunk.document,
@@ -183,6 +183,18 @@ def source(request: HttpRequest, chunk_id: int) -> HttpResponse:
         "query": request.GET.urlencode(),
     }
     return render(request, "console/source.html", context)
+
+
+@_page
+@login_required
+@require_GET
+def source_image(request: HttpRequest, image_id: int) -> HttpResponse:
+    """An image of a document, for whoever may open its sources."""
+    image = get_object_or_404(DocumentImage, pk=image_id)
+    try:
+        return HttpResponse(image_path(image).read_bytes(), content_type=image.content_type)
+    except NotFound as error:
+        raise Http404(error.message) from error
 
 
 def _at(chunk: Chunk, ordinal: int) -> Chunk | None:

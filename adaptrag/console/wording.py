@@ -89,3 +89,15 @@ def _evidence(candidate: dict[str, Any]) -> str:
     if not candidate["pulls"]:
         return "not rated yet"
     return f"mean {candidate['mean']:.2f} from {candidate['pulls']:.3g} ratings and priors"
+
+
+def place(page: int | None, where: dict[str, Any]) -> str:
+    """Where a passage stands in its document: "sheet Costs, rows 4 to 9"."""
+    words = [f"page {page}" if page else ""]
+    words += [f"{kind} {where[kind]}" for kind in ("slide", "sheet") if where.get(kind)]
+    for kind in ("rows", "lines"):
+        if where.get(kind):
+            first, last = where[kind]
+            words.append(f"{kind} {first} to {last}" if last != first else f"{kind[:-1]} {first}")
+    words.append(f"image {where['image']}" if where.get("image") else "")
+    return ", ".join(filter(None, words))

@@ -24,11 +24,12 @@ from unfold.decorators import display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from adaptrag.common.errors import AdaptRAGError
+from agents.ingestion.detect import SUFFIXES
 from agents.models import Chunk, Collection, Document, slug_validator
 from agents.services import collection_get_or_create, collection_refresh, document_add, document_delete, documents_delete
 
 STATE_LABELS = {"ready": "success", "pending": "warning", "failed": "danger"}
-ACCEPTED = ".md,.markdown,.txt,.html,.htm,.pdf,.docx"
+ACCEPTED = ",".join(SUFFIXES)
 PASSAGES_PER_PAGE = 50
 
 
@@ -88,9 +89,7 @@ class DocumentAdmin(ModelAdmin):
     show_full_result_count = False
     ordering = ("-id",)
     change_form_after_template = "admin/agents/document/passages.html"
-    empty_hint = (
-        "Answers come from documents. Upload Markdown, text, HTML, PDF or DOCX files, or run manage.py ingest on a folder."
-    )
+    empty_hint = "Answers come from documents. Upload texts, Office files, tables, images, or run manage.py ingest on a folder."
 
     def get_queryset(self, request: HttpRequest) -> QuerySet:
         counted = (

@@ -51,6 +51,11 @@ class LocalChatModel:
         stop: Sequence[str] = (),
         on_text: OnText | None = None,
     ) -> Completion:
+        if any(message.images for message in messages):
+            raise ChatModelUnavailable(
+                f"The local model {self.name!r} can't see images. Use a model server that can, or don't send it any.",
+                model=self.name,
+            )
         mode = settings.ADAPTRAG_LOCAL_MODEL
         process = None if mode == "inprocess" else find()
         if process is not None and process.state == "ready":

@@ -20,6 +20,7 @@ from agents.models import AgentVariant, ModelArtifact
 from agents.retrieval.external import external_search
 from agents.retrieval.search import current_build, retrieve
 from agents.services.derived import derived_enqueue, derived_enqueue_missing
+from agents.services.images import image_url
 from agents.services.tables import StoredTables
 from agents.strategies import STRATEGIES
 from agents.strategies.base import AgentAnswer, AgentRequest, Strategy, Tools
@@ -175,6 +176,7 @@ def agent_answer(variant: AgentVariant, request: AgentRequest, *, on_text: OnTex
         retrieve=retrieve,
         external=external_search(),
         tables=StoredTables(),
+        image=image_url,
         on_text=on_text,
     )
     try:

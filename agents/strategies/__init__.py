@@ -9,6 +9,7 @@ from agents.strategies.graph_rag import GraphRAG
 from agents.strategies.hybrid_rag import HybridRAG
 from agents.strategies.hyde_rag import HydeRAG
 from agents.strategies.lora_rag import LoraRAG
+from agents.strategies.multimodal_rag import MultimodalRAG
 from agents.strategies.naive_rag import NaiveRAG
 from agents.strategies.parent_child_rag import ParentChildRAG
 from agents.strategies.sentence_window_rag import SentenceWindowRAG
@@ -27,6 +28,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
         TableRAG,
         GraphRAG,
         LoraRAG,
+        MultimodalRAG,
     )
 }
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-from adaptrag.common.errors import InvalidInput
+from adaptrag.common.errors import InvalidInput, NotFound
 from agents.errors import ExternalSearchFailed
 from agents.llm.base import ChatModel, Completion, Message, OnText, Usage
 from agents.models import Collection
@@ -77,10 +77,12 @@ class Tools:
         retrieve: Callable[..., list[Passage]],
         external: ExternalSearch | None = None,
         tables: TableAccess | None = None,
+        image: Callable[[Collection, int], str] | None = None,
         on_text: OnText | None = None,
     ) -> None:
         self._external = external
         self._tables = tables
+        self._image = image
         self._collection = collection
         self._chat = chat
         self._retrieve = retrieve
@@ -150,6 +152,15 @@ class Tools:
             raise
         self.note("sql", begun, sql=result.sql, rows=len(result.rows), more=result.more, result=result.rows[:5])
         return result
+
+    def image(self, passage: Passage) -> str:
+        """The image that a passage speaks of, as a data URL. Raises NotFound."""
+        begun = time.perf_counter()
+        if self._image is None or passage.image_id is None:
+            raise NotFound(f"Passage {passage.chunk_id} has no image.")
+        url = self._image(self._collection, passage.image_id)
+        self.note("image", begun, image=passage.image_id, document=passage.document, characters=len(url))
+        return url
 
     def chat(
         self,

@@ -10,6 +10,7 @@ from django import template
 from django.utils.safestring import SafeString
 
 from adaptrag.console import richtext, wording
+from agents.ingestion.tables import CELL
 from agents.models import Chunk
 from rewards.models import Interaction
 
@@ -69,3 +70,17 @@ def percent(value: float) -> str:
 @register.filter
 def get(values: dict[str, Any], key: str) -> Any:
     return values.get(key)
+
+
+@register.filter
+def place(passage: Chunk | dict[str, Any]) -> str:
+    """Where a chunk, or a source as it was logged, stands in its document."""
+    if isinstance(passage, Chunk):
+        return wording.place(passage.page, passage.place)
+    return wording.place(passage.get("page"), passage.get("place") or {})
+
+
+@register.filter
+def table_rows(chunk: Chunk) -> list[list[str]]:
+    """The cells of a passage that holds rows of a table, its header first; nothing for other passages."""
+    return [line.split(CELL) for line in chunk.text.splitlines()] if chunk.kind == Chunk.Kind.ROWS else []
