@@ -25,7 +25,7 @@ ASKED = {
     "Port 8000 is already in use, what now?": "PORT=9000 make demo",
     "I lost my API key": "api_key create",
     "How can I use vLLM instead of the shipped model?": "OPENAI_BASE_URL",
-    "Which file types can I upload?": "Markdown, plain text, HTML, PDF and DOCX",
+    "Which file types can I upload?": "Markdown, plain text, HTML, PDF, DOCX",
     "How do I add a new agent?": "In the admin open Agents, Add",
     "Why is my answer so slow?": "Lower `prompt_passages`",
     "How do I move from SQLite to PostgreSQL?": "dumpdata",
