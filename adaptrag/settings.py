@@ -340,6 +340,7 @@ ADAPTRAG_INLINE_COLLECTION_CHUNKS = _number("ADAPTRAG_INLINE_COLLECTION_CHUNKS",
 ADAPTRAG_BM25_BACKEND = env.str("ADAPTRAG_BM25_BACKEND", default="bm25s")  # bm25s, or rank_bm25 as the reference
 ADAPTRAG_EMBEDDING_BACKEND = env.str("ADAPTRAG_EMBEDDING_BACKEND", default="onnx")  # onnx, or torch
 ADAPTRAG_EMBEDDING_MODEL = env.str("ADAPTRAG_EMBEDDING_MODEL", default="")  # a folder; empty: the shipped MiniLM
+ADAPTRAG_EMBEDDING_CACHE_BYTES = _number("ADAPTRAG_EMBEDDING_CACHE_BYTES", 1_000_000_000)
 ADAPTRAG_EMBEDDING_THREADS = _number("ADAPTRAG_EMBEDDING_THREADS", os.cpu_count() or 1)  # while indexing; a question takes one
 # Which model of the OpenAI-compatible server reads relations for graph_rag; empty: rules do.
 ADAPTRAG_GRAPH_MODEL = env.str("ADAPTRAG_GRAPH_MODEL", default="")

@@ -158,6 +158,14 @@ class IndexBuild(models.Model):
     collection = models.ForeignKey(Collection, on_delete=models.CASCADE, related_name="builds")
     state = models.CharField(max_length=16, choices=State, default=State.BUILDING)
     path = models.CharField(max_length=500, blank=True, help_text="Folder of the files, relative to the data folder.")
+    base = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="deltas",
+        help_text="The whole build that this one adds newer passages to; none for a whole build.",
+    )
     chunks = models.PositiveIntegerField(default=0)
     content_version = models.PositiveBigIntegerField(default=0, help_text="The collection's, when its passages were read.")
     embedding_model = models.CharField(max_length=200, blank=True)

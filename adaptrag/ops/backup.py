@@ -25,7 +25,7 @@ DATABASE_NAMES = {"sqlite": "database/db.sqlite3", "postgresql": "database/postg
 DATA = "data"
 
 # run/ holds sockets, locks and the token of the model process; the others are made again by the commands that need them.
-NEVER = ("run", "logs", "static", "backups", "replaced-*", ".restore-*", ".backup-*")
+NEVER = ("run", "logs", "static", "backups", "embeddings", "replaced-*", ".restore-*", ".backup-*")
 UNFINISHED = ".*.new"  # what is being written aside, at any depth
 MODELS = "models"
 ROUNDS = 5

@@ -189,8 +189,9 @@ def _references(fetch: Fetch, counts: dict[str, int] | None = None) -> frozenset
                 found.update(str(media / name) for (name,) in rows)
     build, collection = apps.get_model("agents.IndexBuild")._meta.db_table, apps.get_model("agents.Collection")._meta.db_table
     if counts is None or build in counts:
-        sql = f'SELECT b.path FROM "{build}" b JOIN "{collection}" c ON c.current_build_id = b.id WHERE b.path <> \'\''  # noqa: S608
-        found.update(path for (path,) in fetch(sql))
+        serving = f'SELECT b.id, b.base_id FROM "{build}" b JOIN "{collection}" c ON c.current_build_id = b.id'  # noqa: S608
+        ids = {one for row in fetch(serving) for one in row if one is not None}
+        found.update(path for pk, path in fetch(f'SELECT id, path FROM "{build}"') if pk in ids and path)  # noqa: S608
     derived = apps.get_model("agents.DerivedIndex")._meta.db_table
     if counts is None or derived in counts:
         found.update(path for (path,) in fetch(f'SELECT path FROM "{derived}"'))  # noqa: S608

@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from adaptrag.common.prepared import Prepared
 from agents.errors import IndexNotReady
 from agents.models import Collection, DerivedIndex, Document
@@ -16,7 +14,6 @@ from agents.retrieval.search import POOL, search_build
 from agents.retrieval.store import OpenBuild, open_build
 
 UNITS_A_PASSAGE = 4  # units looked at for each wider passage asked for: several of them often lie in one
-_NOTHING = np.empty(0, np.int64)
 
 _derived = Prepared(lambda name, kind: DerivedIndex.objects.filter(collection__name=name, kind=kind).values_list("path"))
 
@@ -54,7 +51,7 @@ def retrieve_around(
     build = open_build(derived_path(collection, around.unit))
     wanted = k * UNITS_A_PASSAGE
     while True:
-        hits = search_build(build, _NOTHING, query, min(wanted, build.size), method, POOL, meanings)
+        hits = search_build(build, frozenset(), query, min(wanted, build.size), method, POOL, meanings)
         # Deleted since the index was made: its files are on their way to be replaced, what they held must not come out.
         there = set(Document.objects.filter(pk__in={hit.document_id for _, hit in hits}).values_list("pk", flat=True))
         kept = [(row, hit) for row, hit in hits if hit.document_id in there]

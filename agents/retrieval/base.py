@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,3 +59,35 @@ class Passage:
             "via": self.via,
             "url": self.url,
         }
+
+
+class Half(Protocol):
+    """One query's scores of the passages of a build, of words or of meaning."""
+
+    def best(self, k: int) -> list[int]:
+        """The k best rows (fewer where fewer have a score), best first, none that is hidden."""
+        ...
+
+    def of(self, rows: Sequence[int]) -> np.ndarray:
+        """float64 (len(rows),): the exact scores of these rows."""
+        ...
+
+
+class SearchableBuild(Protocol):
+    """An index that serves. Rows are its own numbers for passages; `gone` are documents deleted since it was made."""
+
+    size: int
+    language: str
+    embedding_model: str
+
+    def sparse(self, query: str, gone: frozenset[int]) -> Half: ...
+
+    def dense(self, vector: np.ndarray, gone: frozenset[int]) -> Half:
+        """vector: float32 (1, dimensions)."""
+        ...
+
+    def hidden_count(self, gone: frozenset[int]) -> int:
+        """How many of the `size` rows no search returns."""
+        ...
+
+    def passages(self, rows: Sequence[int]) -> list[Passage]: ...

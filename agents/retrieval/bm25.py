@@ -16,9 +16,10 @@ import json
 import logging
 import math
 import re
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -70,53 +71,127 @@ class Bm25Passage:
     text: str
 
 
-def write_bm25(folder: Path, passages: Sequence[Bm25Passage], language: str) -> None:
-    """Index at least one passage into the folder: bm25s's own files, and the token ids that rank-bm25 starts from."""
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """What BM25 knows of all passages together. idf: float64, by the term ids of `vocabulary`; lengths in weighted tokens."""
+
+    vocabulary: dict[str, int]
+    idf: np.ndarray
+    passages: int
+    average_length: float
+
+
+def write_bm25(folder: Path, passages: Sequence[Bm25Passage], language: str, base: Statistics | None = None) -> None:
+    """Index at least one passage into the folder, in bm25s's own files and the counts that rank-bm25 starts from.
+
+    With `base`, the passages are weighed by the statistics of an index that they will be searched beside, so that the scores of
+    both compare; only terms that it lacks get an idf of their own.
+    """
+    from scipy import sparse
+
     bm25s = _quiet_bm25s()
     vocabulary: dict[str, int] = {}
-
-    def ids(text: str) -> list[int]:
-        return [vocabulary.setdefault(token, len(vocabulary)) for token in tokenize(text, language)]
-
-    documents = field_tokens([(one.document, ids(one.prefix), ids(one.text)) for one in passages])
+    own = _term_counts((one.text for one in passages), vocabulary, language)
+    prefixes = _term_counts((one.prefix for one in passages), vocabulary, language)
     if not vocabulary:  # nothing but punctuation: bm25s can't index an empty vocabulary
-        vocabulary, documents[0] = {"": 0}, [0]
+        vocabulary[""] = 0
+    shape = (len(passages), len(vocabulary))
+    counts = _with_surroundings([one.document for one in passages], _wide(own, shape), _wide(prefixes, shape))
+    lengths = np.asarray(counts.sum(axis=1)).ravel()
+    if not lengths.any():
+        counts, lengths = sparse.csr_array(([1], ([0], [vocabulary[""]])), shape), np.ones(len(passages))
+    statistics = _statistics(counts, lengths, vocabulary, base)
+    columns = counts.tocsc()
+    columns.sort_indices()
+    _save(folder / "counts.npy", columns.data.astype(np.min_scalar_type(int(columns.data.max()))))
+    _save(folder / "idf.npy", statistics.idf)
+    shared = {"passages": statistics.passages, "average_length": statistics.average_length, "own": base is None}
+    (folder / "statistics.json").write_text(json.dumps(shared))
     index = bm25s.BM25(k1=K1, b=B, method="atire", idf_method="robertson")
-    index.index((documents, vocabulary), show_progress=False)
-    starts = np.zeros(len(documents) + 1, np.int64)
-    np.cumsum([len(tokens) for tokens in documents], out=starts[1:])
-    tokens = np.fromiter(chain.from_iterable(documents), np.int32, count=starts[-1])
-    _raise_frequent_terms(index.scores, tokens, starts)
+    index.scores = {
+        "data": _weights(columns, lengths, statistics),
+        "indices": columns.indices.astype(np.int32),
+        "indptr": columns.indptr.astype(np.int64),
+        "num_docs": len(passages),
+    }
+    index.vocab_dict, index.nonoccurrence_array = vocabulary, None
     index.save(folder, show_progress=False)
-    np.save(folder / "tokens.npy", tokens)
-    np.save(folder / "token_starts.npy", starts)
 
 
-def field_tokens(passages: Sequence[tuple[int, list[int], list[int]]]) -> list[list[int]]:
-    """The weighted tokens of each passage, from its (document, tokens of the prefix, tokens of the text)."""
-    around = []
-    for row, (document, prefix, own) in enumerate(passages):
-        neighbours = [
-            passages[near][2] for near in (row - 1, row + 1) if 0 <= near < len(passages) and passages[near][0] == document
-        ]
-        around.append(prefix + own * OWN_WEIGHT + list(chain.from_iterable(neighbours)))
-    return around
+def _term_counts(texts: Iterable[str], vocabulary: dict[str, int], language: str):
+    """How often each term stands in each text, as a sparse matrix; new terms are added to the vocabulary."""
+    from scipy import sparse
+
+    terms, starts = array("i"), array("q", [0])
+    previous, found = None, array("i")
+    for text in texts:
+        if text != previous:  # passages of one section have one prefix
+            tokens = tokenize(text, language)
+            previous, found = text, array("i", (vocabulary.setdefault(token, len(vocabulary)) for token in tokens))
+        terms.extend(found)
+        starts.append(len(terms))
+    ones = np.ones(len(terms), np.int32)
+    counts = sparse.csr_array(
+        (ones, np.frombuffer(terms, np.int32), np.frombuffer(starts, np.int64)), (len(starts) - 1, max(1, len(vocabulary)))
+    )
+    counts.sum_duplicates()
+    return counts
 
 
-def _raise_frequent_terms(scores: dict, tokens: np.ndarray, starts: np.ndarray) -> None:
-    """Give terms in at least half of the passages the floor's weight instead of the 0 that bm25s has for them."""
-    count, lengths = len(starts) - 1, np.diff(starts)
-    indptr, indices, data = scores["indptr"], scores["indices"], scores["data"]
-    frequencies = np.diff(indptr)
-    present = frequencies[frequencies > 0]
-    mean = float(np.log((count - present + 0.5) / (present + 0.5)).mean())
-    floor = FLOOR * mean if mean > 0 else math.log(1 + 0.5 / (count + 0.5))
-    owners = np.repeat(np.arange(count), lengths)
-    for term in np.flatnonzero(2 * frequencies >= count):
-        column = slice(indptr[term], indptr[term + 1])
-        rows = indices[column]
-        often = np.bincount(owners[tokens == term], minlength=count)[rows]
-        data[column] = floor * often * (K1 + 1) / (often + K1 * (1 - B + B * lengths[rows] / lengths.mean()))
+def _wide(counts, shape: tuple[int, int]):
+    counts.resize(shape)
+    return counts
+
+
+def _with_surroundings(documents: Sequence[int], own, prefixes):
+    """Weighted counts: OWN_WEIGHT times the passage's own terms, once those of its prefix and of its neighbours."""
+    from scipy import sparse
+
+    near = (np.diff(np.asarray(documents, np.int64)) == 0).astype(np.int32)
+    diagonals = [np.full(len(documents), OWN_WEIGHT, np.int32), near, near]
+    weights = sparse.diags_array(diagonals, offsets=[0, -1, 1], shape=(len(documents),) * 2, dtype=np.int32)
+    return (weights.tocsr() @ own + prefixes).tocsr()
+
+
+def _statistics(counts, lengths: np.ndarray, vocabulary: dict[str, int], base: Statistics | None) -> Statistics:
+    frequencies = np.bincount(counts.indices, minlength=len(vocabulary))
+    passages = len(lengths) + (base.passages if base else 0)
+    idf = np.log((passages - frequencies + 0.5) / (frequencies + 0.5))
+    if base is None:
+        present = idf[frequencies > 0]
+        floor = FLOOR * present.mean() if present.mean() > 0 else math.log(1 + 0.5 / (passages + 0.5))
+        idf[2 * frequencies >= passages] = floor
+        return Statistics(vocabulary=vocabulary, idf=idf, passages=passages, average_length=float(lengths.mean()))
+    known = [(here, base.vocabulary[term]) for term, here in vocabulary.items() if term in base.vocabulary]
+    idf = np.maximum(idf, base.idf.min())
+    if known:
+        here, there = np.array(known).T
+        idf[here] = base.idf[there]
+    return Statistics(vocabulary=vocabulary, idf=idf, passages=base.passages, average_length=base.average_length)
+
+
+def _weights(columns, lengths: np.ndarray, statistics: Statistics) -> np.ndarray:
+    """float32: what each occurrence of a term in a passage adds to a score, in the order of the matrix's data."""
+    often = columns.data.astype(np.float32)
+    norms = (K1 * (1 - B + B * lengths / statistics.average_length)).astype(np.float32)
+    idf = np.repeat(statistics.idf.astype(np.float32), np.diff(columns.indptr))
+    return idf * often * np.float32(K1 + 1) / (often + norms[columns.indices])
+
+
+def read_statistics(folder: Path) -> Statistics:
+    vocabulary = json.loads((folder / "vocab.index.json").read_text())
+    shared = json.loads((folder / "statistics.json").read_text())
+    return Statistics(
+        vocabulary=vocabulary,
+        idf=np.load(folder / "idf.npy"),
+        passages=shared["passages"],
+        average_length=shared["average_length"],
+    )
+
+
+def _save(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, values)
 
 
 def _quiet_bm25s():
@@ -151,11 +226,19 @@ class RankBm25:
 
     def __init__(self, folder: Path) -> None:
         from rank_bm25 import BM25Okapi
+        from scipy import sparse
 
-        vocabulary = json.loads((folder / "vocab.index.json").read_text())
-        terms = np.array(list(vocabulary), dtype=object)[np.argsort(list(vocabulary.values()))]
-        tokens, starts = np.load(folder / "tokens.npy"), np.load(folder / "token_starts.npy")
-        self._index = BM25Okapi([terms[tokens[a:b]].tolist() for a, b in pairwise(starts)], k1=K1, b=B)
+        statistics = read_statistics(folder)
+        terms = np.array(sorted(statistics.vocabulary, key=statistics.vocabulary.get), dtype=object)
+        parts = [np.load(folder / f"{name}.npy") for name in ("counts", "indices.csc.index", "indptr.csc.index")]
+        size = json.loads((folder / "params.index.json").read_text())["num_docs"]
+        rows = sparse.csc_array(tuple(parts), (size, len(terms))).tocsr()
+        self._index = BM25Okapi(
+            [np.repeat(terms[rows.indices[a:b]], rows.data[a:b]).tolist() for a, b in pairwise(rows.indptr)], k1=K1, b=B
+        )
+        if not json.loads((folder / "statistics.json").read_text())["own"]:
+            self._index.idf = dict(zip(terms.tolist(), statistics.idf.tolist(), strict=True))
+            self._index.avgdl = statistics.average_length
 
     def scores(self, tokens: Sequence[str]) -> np.ndarray:
         return np.maximum(self._index.get_scores(list(tokens)), 0)

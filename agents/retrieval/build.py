@@ -1,18 +1,21 @@
 """Write a collection's index: passages in, a folder of files out. Knows no database.
 
-manifest.json   form, language, embedding model, counts
+A delta is such a folder too: the passages that are newer than those of a base, and which of the base's they replace.
+
+manifest.json   form, language, embedding model, counts; of a delta, the base's folder
 passages.jsonl  what a search returns, one passage a line; offsets.npy finds line i
 documents.npy   int64 (n,)      the document of passage i
-hashes.npy      uint8 (n, 32)   SHA-256 of the embedded text of passage i
-dense.faiss     inner-product index over unit vectors
+hashes.npy      uint8 (v, 32)   SHA-256 of the embedded text of vector i
+windows.npy     int64 (n + 1,)  the first vector of passage i
+dense.faiss     inner-product index over unit vectors, see agents.retrieval.dense
+hidden.npy      int64, of a delta: the base's rows that it replaces or that are gone
 bm25/           see agents.retrieval.bm25
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -21,15 +24,13 @@ from typing import Any
 import numpy as np
 
 from agents.ingestion.chunking import search_prefix
-from agents.retrieval.bm25 import Bm25Passage, write_bm25
-from agents.retrieval.encoders import Embedder, embed_batches
-from agents.retrieval.files import flush
+from agents.retrieval.bm25 import Bm25Passage, Statistics, write_bm25
+from agents.retrieval.dense import write_dense
+from agents.retrieval.encoders import Embedder
+from agents.retrieval.vectors import Progress, VectorCache, VectorSource, text_hashes, vectors_of
 
-FORM = 1  # of the folder; a reader refuses another one
-HASH = 32
-BATCHES_A_CHECKPOINT = 8
-
-Progress = Callable[[float, str], None]
+FORM = 2  # of the folder; a reader refuses another one
+BASE, HIDDEN = "base", "hidden.npy"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,35 +70,13 @@ class IndexedPassage:
         return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
 
 
-class VectorCheckpoint:
-    """Vectors that no finished build holds yet: records of hash and vector, appended and flushed.
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The index that a delta is searched beside: its folder under the data folder, its BM25 statistics, its rows to hide."""
 
-    A process that dies leaves whole records and perhaps a torn last one, which is cut off.
-    """
-
-    def __init__(self, path: Path, dimensions: int) -> None:
-        self._path = path
-        self._record = np.dtype([("hash", f"V{HASH}"), ("vector", np.float32, (dimensions,))])
-
-    def read(self) -> dict[bytes, np.ndarray]:
-        if not self._path.exists():
-            return {}
-        whole = self._path.stat().st_size // self._record.itemsize
-        records = np.fromfile(self._path, self._record, count=whole)
-        return {record["hash"].tobytes(): record["vector"] for record in records}
-
-    def append(self, hashes: Sequence[bytes], vectors: np.ndarray) -> None:
-        records = np.empty(len(hashes), self._record)
-        records["hash"] = np.frombuffer(b"".join(hashes), f"V{HASH}")
-        records["vector"] = vectors
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("ab") as handle:
-            handle.truncate(handle.tell() // self._record.itemsize * self._record.itemsize)
-            handle.write(records.tobytes())
-        flush(self._path)
-
-    def remove(self) -> None:
-        self._path.unlink(missing_ok=True)
+    path: str
+    statistics: Statistics
+    hidden: np.ndarray
 
 
 def write_index(
@@ -106,33 +85,42 @@ def write_index(
     *,
     language: str,
     embedder: Embedder,
-    known: dict[bytes, np.ndarray],
-    checkpoint: VectorCheckpoint,
+    known: Sequence[VectorSource],
+    cache: VectorCache,
     threads: int,
     progress: Progress,
+    base: Base | None = None,
 ) -> None:
-    """Fill the empty folder with the index of at least one passage. `known` has vectors by hash; the rest is embedded."""
-    import faiss
-
+    """Fill the empty folder with the index of at least one passage. What `known` and the cache lack is embedded."""
     texts = [passage.window_texts() for passage in passages]
-    hashes = [hashlib.sha256(text.encode()).digest() for windows in texts for text in windows]
-    vectors = _vectors(list(chain.from_iterable(texts)), hashes, embedder, known, checkpoint, threads, progress)
+    hashes = text_hashes(list(chain.from_iterable(texts)))
+    vectors = vectors_of(
+        list(chain.from_iterable(texts)),
+        hashes,
+        embedder=embedder,
+        known=known,
+        cache=cache,
+        threads=threads,
+        progress=lambda fraction, message: progress(0.9 * fraction, message),
+    )
     progress(0.9, "writing the index")
-    dense = faiss.IndexFlatIP(embedder.dimensions)
-    dense.add(vectors)
-    faiss.write_index(dense, str(folder / "dense.faiss"))
+    write_dense(folder / "dense.faiss", vectors, threads)
+    del vectors
     sparse = [Bm25Passage(document=one.document_id, prefix=one.prefix, text=one.text) for one in passages]
-    write_bm25(folder / "bm25", sparse, language)
+    write_bm25(folder / "bm25", sparse, language, base.statistics if base else None)
     lines = [passage.as_line() for passage in passages]
     (folder / "passages.jsonl").write_bytes(b"".join(lines))
     np.save(folder / "offsets.npy", _starts(lines))
     np.save(folder / "windows.npy", _starts(texts))
     np.save(folder / "documents.npy", np.array([passage.document_id for passage in passages], np.int64))
-    np.save(folder / "hashes.npy", np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH))
+    np.save(folder / "hashes.npy", hashes)
     manifest = {
         "form": FORM, "passages": len(passages), "vectors": len(hashes), "most_windows": max(map(len, texts)),
-        "language": language, "embedding_model": embedder.name,
+        "newest_chunk": max(passage.chunk_id for passage in passages), "language": language, "embedding_model": embedder.name,
     }  # fmt: skip
+    if base:
+        np.save(folder / HIDDEN, base.hidden)
+        manifest[BASE] = base.path
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2))
 
 
@@ -141,35 +129,3 @@ def _starts(parts: Sequence[Sized]) -> np.ndarray:
     starts = np.zeros(len(parts) + 1, np.int64)
     np.cumsum([len(part) for part in parts], out=starts[1:])
     return starts
-
-
-def _vectors(
-    texts: list[str],
-    hashes: list[bytes],
-    embedder: Embedder,
-    known: dict[bytes, np.ndarray],
-    checkpoint: VectorCheckpoint,
-    threads: int,
-    progress: Progress,
-) -> np.ndarray:
-    """float32 (len(texts), dimensions). Each text that `known` and the checkpoint lack is embedded once."""
-    known = {**known, **checkpoint.read()}
-    missing = {key: text for key, text in zip(hashes, texts, strict=True) if key not in known}
-    keys, new = list(missing), list(missing.values())
-    done, total = 0, sum(map(len, new))
-    pending: list[tuple[list[bytes], np.ndarray]] = []
-    for rows, vectors in embed_batches(embedder, new, threads):
-        pending.append(([keys[row] for row in rows], vectors))
-        known.update(zip(*pending[-1], strict=True))
-        done += sum(len(new[row]) for row in rows)
-        if len(pending) == BATCHES_A_CHECKPOINT:
-            _save(checkpoint, pending)
-        progress(0.9 * done / total, f"embedding {len(new):,} texts")
-    if pending:
-        _save(checkpoint, pending)
-    return np.stack([known[key] for key in hashes])
-
-
-def _save(checkpoint: VectorCheckpoint, pending: list[tuple[list[bytes], np.ndarray]]) -> None:
-    checkpoint.append([key for keys, _ in pending for key in keys], np.concatenate([vectors for _, vectors in pending]))
-    pending.clear()

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from django.conf import settings
 
 from adaptrag.common.errors import InvalidInput, Unavailable
 from adaptrag.common.prepared import Prepared
 from agents.errors import NothingIngested, UnknownCollection
 from agents.models import Collection
-from agents.retrieval.base import Passage
-from agents.retrieval.bm25 import tokenize
+from agents.retrieval.base import Half, Passage, SearchableBuild
 from agents.retrieval.fusion import fuse
-from agents.retrieval.store import OpenBuild, open_build
+from agents.retrieval.store import open_build
 
 if TYPE_CHECKING:
     from agents.retrieval.around import Around
@@ -56,7 +54,7 @@ def retrieve(
         raise InvalidInput(f"top_k is {k}; ask for at least one passage.")
     for attempt in range(ATTEMPTS):
         try:
-            build, removed = current_build(collection)
+            build, gone = current_build(collection)
             if method == "graph":
                 from agents.retrieval.graph import retrieve_graph
 
@@ -65,7 +63,7 @@ def retrieve(
                 from agents.retrieval.around import retrieve_around
 
                 return retrieve_around(collection, query, k, method, around, meanings)
-            return [passage for _, passage in search_build(build, removed, query, k, method, pool, meanings)]
+            return [passage for _, passage in search_build(build, gone, query, k, method, pool, meanings)]
         except FileNotFoundError as error:
             # A newer build may have taken its place, and its files, since the query that named it; the next look finds that.
             if attempt == ATTEMPTS - 1:
@@ -74,38 +72,50 @@ def retrieve(
 
 
 def search_build(
-    build: OpenBuild, removed: np.ndarray, query: str, k: int, method: str, pool: int, meanings: Sequence[str] = ()
+    build: SearchableBuild,
+    gone: frozenset[int],
+    query: str,
+    k: int,
+    method: str,
+    pool: int,
+    meanings: Sequence[str] = (),
 ) -> list[tuple[int, Passage]]:
-    """(row, passage) of the k best of one build."""
-    if method == "bm25":
-        scores = _bm25_scores(build, query, removed)
-        return _passages(build, method, [(row, {"bm25": float(scores[row])}) for row in _best(scores, k)])
-    vector = _query_vector(build, meanings or (query,))
-    if method == "dense":
-        return _passages(build, method, [(row, {"dense": score}) for row, score in _dense(build, vector, k, removed)])
-    scores = _bm25_scores(build, query, removed)
-    pool = max(pool, k)
-    rows = sorted({row for row, _ in _dense(build, vector, pool, removed)}.union(_best(scores, pool)))
-    sparse, dense = scores[rows].astype(np.float64), _dense_scores(build, vector, rows)
-    fused = fuse(sparse, dense)
-    found = [
-        (rows[i], {"hybrid": float(fused[i]), "bm25": float(sparse[i]), "dense": float(dense[i])})
-        for i in np.argsort(-fused, kind="stable")[:k]
-    ]
-    return _passages(build, method, found)
+    """(row, passage) of the k best of one build, without the documents that are gone."""
+    halves: dict[str, Half] = {}
+    if method in ("bm25", "hybrid"):
+        halves["bm25"] = build.sparse(query, gone)
+    if method in ("dense", "hybrid"):
+        halves["dense"] = build.dense(_query_vector(build, meanings or (query,)), gone)
+    if method == "hybrid":
+        rows = sorted(set().union(*(half.best(max(pool, k)) for half in halves.values())))
+    else:
+        rows = halves[method].best(k)
+    if not rows:
+        return []
+    scores = {name: half.of(rows) for name, half in halves.items()}
+    order = range(len(rows))
+    if method == "hybrid":
+        scores = {"hybrid": fuse(scores["bm25"], scores["dense"]), **scores}
+        order = np.argsort(-scores["hybrid"], kind="stable")[:k].tolist()
+    found = build.passages([rows[i] for i in order])
+    ranked = []
+    for rank, (i, passage) in enumerate(zip(order, found, strict=True), 1):
+        own = {name: float(values[i]) for name, values in scores.items()}
+        ranked.append((rows[i], replace(passage, rank=rank, retriever=method, score=own[method], scores=own)))
+    return ranked
 
 
-def current_build(collection: Collection) -> tuple[OpenBuild, np.ndarray]:
-    """The build that serves a collection now, and the rows of it that were deleted since. One query."""
+def current_build(collection: Collection) -> tuple[SearchableBuild, frozenset[int]]:
+    """The build that serves a collection now, and the documents in it that were deleted since. One query."""
     rows = _builds(collection.name)
     if not rows:
         raise UnknownCollection(f"The collection {collection.name!r} was deleted.")
     path = rows[0][0]
     if path:
         build = open_build(path)
-        removed = build.removed_rows(frozenset(gone for _, gone in rows if gone is not None))
-        if len(removed) < build.size:
-            return build, removed
+        gone = frozenset(document for _, document in rows if document is not None)
+        if build.hidden_count(gone) < build.size:
+            return build, gone
     raise NothingIngested(
         f"The collection {collection.name!r} has nothing to search yet. Add documents, or wait until they are indexed.",
         collection=collection.name,
@@ -119,23 +129,7 @@ def _missing(collection: Collection) -> Unavailable:
     )
 
 
-def _bm25_scores(build: OpenBuild, query: str, removed: np.ndarray) -> np.ndarray:
-    scores = build.bm25(settings.ADAPTRAG_BM25_BACKEND).scores(tokenize(query, build.language))
-    scores[removed] = 0
-    return scores
-
-
-def _best(scores: np.ndarray, k: int) -> list[int]:
-    """Rows with the k highest scores above 0, best first; equal scores in the order of the rows."""
-    if k < len(scores):
-        threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
-        rows = np.flatnonzero(scores >= threshold) if threshold > 0 else np.flatnonzero(scores)
-    else:
-        rows = np.flatnonzero(scores)
-    return rows[np.argsort(-scores[rows], kind="stable")[:k]].tolist()
-
-
-def _query_vector(build: OpenBuild, texts: Sequence[str]) -> np.ndarray:
+def _query_vector(build: SearchableBuild, texts: Sequence[str]) -> np.ndarray:
     """float32 (1, dimensions): of one text, or the mean direction of several."""
     from agents.retrieval.embedding import embed_query, embedder
 
@@ -148,34 +142,3 @@ def _query_vector(build: OpenBuild, texts: Sequence[str]) -> np.ndarray:
         return embed_query(texts[0])
     mean = np.mean([embed_query(text) for text in texts], axis=0)
     return mean / max(float(np.linalg.norm(mean)), 1e-12)
-
-
-def _dense(build: OpenBuild, vector: np.ndarray, k: int, removed: np.ndarray) -> list[tuple[int, float]]:
-    """(row, score) of the k best passages. A passage's score is that of its best window."""
-    gone = set(removed.tolist())
-    # As many vectors as hold k passages that are still there, whatever the passages.
-    enough = min(build.dense.ntotal, (k + len(gone)) * build.most_windows)
-    scores, windows = build.dense.search(vector, enough)
-    rows = np.searchsorted(build.windows, windows[0], side="right") - 1
-    best: dict[int, float] = {}
-    for row, score in zip(rows.tolist(), scores[0].tolist(), strict=True):
-        if row not in gone:
-            best.setdefault(row, score)
-    return list(islice(best.items(), k))
-
-
-def _dense_scores(build: OpenBuild, vector: np.ndarray, rows: list[int]) -> np.ndarray:
-    """float64 (len(rows),): the score of each passage's best window."""
-    begins = build.windows[rows]
-    counts = build.windows[np.asarray(rows) + 1] - begins
-    firsts = np.cumsum(counts) - counts
-    windows = np.arange(counts.sum()) + np.repeat(begins - firsts, counts)
-    # einsum stays on this thread; a BLAS product would start others for a fraction of a millisecond's work.
-    return np.maximum.reduceat(np.einsum("ij,j->i", build.vectors[windows], vector[0]), firsts).astype(np.float64)
-
-
-def _passages(build: OpenBuild, method: str, found: list[tuple[int, dict[str, float]]]) -> list[tuple[int, Passage]]:
-    return [
-        (row, build.passage(row, rank=rank, retriever=method, score=scores[method], scores=scores))
-        for rank, (row, scores) in enumerate(found, 1)
-    ]

@@ -1,106 +1,173 @@
-"""Reading index builds: each process keeps a few open."""
+"""Open index builds: what a search asks, whichever engine holds them. Each process keeps a few open."""
 
 from __future__ import annotations
 
-import json
-import mmap
 import threading
 from collections import OrderedDict
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from django.conf import settings
 
-from adaptrag.common.errors import Unavailable
-from agents.retrieval.base import Passage
-from agents.retrieval.bm25 import Bm25, read_bm25
-from agents.retrieval.build import FORM, HASH
+from agents.retrieval.base import Half, Passage, SearchableBuild
+from agents.retrieval.bm25 import tokenize
+from agents.retrieval.build import BASE, HIDDEN
+from agents.retrieval.segment import Segment
 
 OPEN_BUILDS = 16
+SAMPLE = 64  # a selection from many scores first looks at one in so many
+
+_NOTHING = np.empty(0, np.int64)
 
 
 class OpenBuild:
-    """One build's files, mapped into memory; BM25 and FAISS are opened when first asked for. Rows count from 0."""
+    """A build in files: one segment, or a base and the newer passages beside it, whose rows follow those of the base."""
 
-    def __init__(self, folder: Path) -> None:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        if manifest["form"] != FORM:
-            raise Unavailable(f"The index at {folder} has form {manifest['form']}, not {FORM}: index the collection again.")
-        self.folder = folder
-        self.size: int = manifest["passages"]
-        self.most_windows: int = manifest["most_windows"]
-        self.language: str = manifest["language"]
-        self.embedding_model: str = manifest["embedding_model"]
-        self.documents = mapped(folder / "documents.npy")
-        self.windows = mapped(folder / "windows.npy")
-        self._offsets = mapped(folder / "offsets.npy")
-        with (folder / "passages.jsonl").open("rb") as handle:
-            self._passages = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-        self._lock = threading.Lock()
-        self._bm25: dict[str, Bm25] = {}
-        self._removed: tuple[frozenset[int], np.ndarray] = (frozenset(), np.empty(0, np.int64))
+    def __init__(self, path: str) -> None:
+        newest = open_segment(path)
+        self.segments = [newest]
+        self._superseded = _NOTHING
+        if base := newest.manifest.get(BASE):
+            self.segments = [open_segment(base), newest]
+            self._superseded = np.load(newest.folder / HIDDEN)
+        self._starts = np.cumsum([0, *(segment.size for segment in self.segments)])
+        self.size = int(self._starts[-1])
+        self.language: str = newest.manifest["language"]
+        self.embedding_model: str = newest.manifest["embedding_model"]
+        self._hidden: tuple[frozenset[int], list[np.ndarray], list[np.ndarray | None]] | None = None
 
-    def bm25(self, backend: str) -> Bm25:
-        with self._lock:
-            if backend not in self._bm25:
-                self._bm25[backend] = read_bm25(self.folder / "bm25", backend)
-            return self._bm25[backend]
+    def hidden(self, gone: frozenset[int]) -> np.ndarray:
+        """Rows that no search returns: replaced by newer passages, or of documents that are gone."""
+        parts = self._masks(gone)[1]
+        return np.concatenate([rows + start for rows, start in zip(parts, self._starts, strict=False)])
 
-    @cached_property
-    def dense(self):
-        """The FAISS index; its vectors are mapped, not copied."""
-        import faiss
+    def hidden_count(self, gone: frozenset[int]) -> int:
+        return len(self.hidden(gone))
 
-        path = self.folder / "dense.faiss"
-        # With a second thread a search took 36 ms instead of 10 while the other core was busy.
-        faiss.omp_set_num_threads(1)
-        path.stat()  # raises FileNotFoundError; FAISS has its own error for it
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    def _masks(self, gone: frozenset[int]) -> tuple[frozenset[int], list[np.ndarray], list[np.ndarray | None]]:
+        masks = self._hidden
+        if masks is None or masks[0] != gone:
+            rows = [segment.rows_of(gone) if gone else _NOTHING for segment in self.segments]
+            rows[0] = np.union1d(rows[0], self._superseded)
+            masks = (gone, rows, [one.allowed(of) for one, of in zip(self.segments, rows, strict=True)])
+            self._hidden = masks
+        return masks
 
-    @cached_property
-    def vectors(self) -> np.ndarray:
-        """float32 (vectors, dimensions), a view of the index's own."""
-        import faiss
+    def sparse(self, query: str, gone: frozenset[int]) -> Half:
+        tokens = tokenize(query, self.language)
+        parts = [segment.bm25(settings.ADAPTRAG_BM25_BACKEND).scores(tokens) for segment in self.segments]
+        scores = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        scores[self.hidden(gone)] = 0
+        return SparseScores(scores)
 
-        return faiss.rev_swig_ptr(self.dense.get_xb(), self.dense.ntotal * self.dense.d).reshape(self.dense.ntotal, -1)
-
-    def known_vectors(self) -> dict[bytes, np.ndarray]:
-        """Vectors by the hash of their text."""
-        hashes = np.load(self.folder / "hashes.npy").tobytes()
-        return {hashes[row * HASH : (row + 1) * HASH]: vector for row, vector in enumerate(self.vectors)}
-
-    def removed_rows(self, removed: frozenset[int]) -> np.ndarray:
-        """Rows of documents that were deleted since the build, ascending."""
-        known, rows = self._removed
-        if known != removed:
-            rows = np.flatnonzero(np.isin(self.documents, list(removed)))
-            self._removed = (removed, rows)
-        return rows
+    def dense(self, vector: np.ndarray, gone: frozenset[int]) -> Half:
+        return DenseScores(self.segments, self._starts, vector, self._masks(gone)[2])
 
     def passage(self, row: int, *, rank: int, retriever: str, score: float, scores: dict[str, float]) -> Passage:
-        line = self._passages[self._offsets[row] : self._offsets[row + 1]]
-        return Passage(**json.loads(line), rank=rank, retriever=retriever, score=score, scores=scores)
+        segment = int(np.searchsorted(self._starts, row, side="right")) - 1
+        line = self.segments[segment].line(row - int(self._starts[segment]))
+        return Passage(**line, rank=rank, retriever=retriever, score=score, scores=scores)
+
+    def passages(self, rows: Sequence[int]) -> list[Passage]:
+        return [self.passage(row, rank=0, retriever="", score=0.0, scores={}) for row in rows]
+
+    def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As agents.retrieval.vectors.VectorSource has it."""
+        found, vectors = self.segments[0].find(hashes)
+        for segment in self.segments[1:]:
+            rest = np.flatnonzero(~found)
+            more, values = segment.find(hashes[rest])
+            places, all_found = np.flatnonzero(found), found.copy()
+            all_found[rest[more]] = True
+            merged = np.empty((int(all_found.sum()), vectors.shape[1]), np.float32)
+            order = np.flatnonzero(all_found)
+            merged[np.searchsorted(order, places)] = vectors
+            merged[np.searchsorted(order, rest[more])] = values
+            found, vectors = all_found, merged
+        return found, vectors
 
 
-def mapped(path: Path) -> np.ndarray:
-    """A .npy file in memory-mapped form, as a plain array: slicing numpy's own memmap class costs ten times as much."""
-    return np.asarray(np.load(path, mmap_mode="r"))
+class SparseScores:
+    """BM25 scores of every row."""
+
+    def __init__(self, scores: np.ndarray) -> None:
+        self._scores = scores
+
+    def best(self, k: int) -> list[int]:
+        """Rows with the k highest scores above 0, best first; equal scores in the order of the rows."""
+        scores = self._scores
+        if k < len(scores):
+            rows = np.flatnonzero(scores >= max(_floor(scores, k), np.finfo(np.float32).tiny))
+            if k < len(rows):
+                kept = scores[rows]
+                rows = rows[kept >= np.partition(kept, len(kept) - k)[len(kept) - k]]
+        else:
+            rows = np.flatnonzero(scores)
+        return rows[np.argsort(-scores[rows], kind="stable")[:k]].tolist()
+
+    def of(self, rows: Sequence[int]) -> np.ndarray:
+        return self._scores[rows].astype(np.float64)
+
+
+def _floor(scores: np.ndarray, k: int) -> float:
+    """A score that at least k rows reach, found from a sample where there are many; 0 if the sample doesn't tell."""
+    sample = scores[::SAMPLE]
+    place = 2 * k // SAMPLE + 8
+    if place >= len(sample):
+        return 0.0
+    floor = float(np.partition(sample, len(sample) - place)[len(sample) - place])
+    return floor if np.count_nonzero(scores >= floor) >= k else 0.0
+
+
+class DenseScores:
+    """Similarities, searched when they are asked for. allowed: bits a segment, None where nothing is hidden."""
+
+    def __init__(
+        self, segments: list[Segment], starts: np.ndarray, vector: np.ndarray, allowed: list[np.ndarray | None]
+    ) -> None:
+        self._segments, self._starts, self._vector, self._allowed = segments, starts, vector, allowed
+
+    def best(self, k: int) -> list[int]:
+        found: dict[int, float] = {}
+        for segment, start, allowed in zip(self._segments, self._starts.tolist(), self._allowed, strict=False):
+            found |= {start + row: score for row, score in segment.nearest(self._vector, k, allowed).items()}
+        return sorted(found, key=found.get, reverse=True)[:k] if len(self._segments) > 1 else list(found)[:k]
+
+    def of(self, rows: Sequence[int]) -> np.ndarray:
+        wanted, scores = np.asarray(rows, np.int64), np.empty(len(rows))
+        owners = np.searchsorted(self._starts, wanted, side="right") - 1
+        for number, segment in enumerate(self._segments):
+            mine = owners == number
+            if mine.any():
+                scores[mine] = segment.similarities(self._vector, wanted[mine] - self._starts[number])
+        return scores
 
 
 _lock = threading.Lock()
-_open: OrderedDict[str, OpenBuild] = OrderedDict()
+_open: OrderedDict[str, SearchableBuild] = OrderedDict()
+_segments: OrderedDict[str, Segment] = OrderedDict()
 
 
 def open_build(path: str) -> OpenBuild:
     """The build in the folder `path` under the data folder; no two builds ever have the same. Raises FileNotFoundError."""
+    return _opened(_open, path, OpenBuild)
+
+
+def open_segment(path: str) -> Segment:
+    """One folder's files, opened once for all builds that stand on them."""
+    return _opened(_segments, path, lambda path: Segment(Path(settings.DATA_DIR) / path))
+
+
+def _opened(kept: OrderedDict[str, Any], path: str, read: Callable[[str], Any]) -> Any:
     with _lock:
-        if path in _open:
-            _open.move_to_end(path)
-            return _open[path]
-    build = OpenBuild(Path(settings.DATA_DIR) / path)
+        if path in kept:
+            kept.move_to_end(path)
+            return kept[path]
+    found = read(path)
     with _lock:
-        _open[path] = build
-        while len(_open) > OPEN_BUILDS:
-            _open.popitem(last=False)  # its files are unmapped when the last search that uses it ends
-    return build
+        kept[path] = found
+        while len(kept) > OPEN_BUILDS:
+            kept.popitem(last=False)  # its files are unmapped when the last search that uses it ends
+    return found

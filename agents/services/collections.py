@@ -6,24 +6,29 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.db.models import Q
 
-from adaptrag.common.errors import InvalidInput
+from adaptrag.common.errors import InvalidInput, Unavailable
 from adaptrag.common.jobs import job_enqueue
 from adaptrag.common.models import Job
 from agents.errors import NothingIngested
 from agents.models import Chunk, Collection, Document, IndexBuild, Tombstone
-from agents.retrieval.build import IndexedPassage, Progress, VectorCheckpoint, write_index
+from agents.retrieval.build import IndexedPassage, write_index
 from agents.retrieval.embedding import embedder
 from agents.retrieval.encoders import Embedder
 from agents.retrieval.files import folder_bytes, locked, made_aside
 from agents.retrieval.store import open_build
+from agents.retrieval.vectors import Progress, VectorCache, VectorSource
+from agents.services.deltas import Delta, delta_of
+from agents.services.passages import collection_passages
 from agents.services.storing import UPLOAD_FOLDERS, sweep_uploads
 
 logger = logging.getLogger(__name__)
@@ -53,43 +58,80 @@ def collection_index(
 ) -> IndexBuild:
     """Index what the collection holds now and put the index in place; returns the build that serves.
 
-    One builder at a time; one that waited finds the other's build and makes its own only if something changed.
-    `force` builds in any case, and embeds every passage anew. Until the new build is in place the old one serves.
-    Raises NothingIngested if there is no passage and never was an index, TimeoutError if another process still builds after
-    `patience` seconds.
+    A small collection is written anew; in a large one the new passages get a segment of their own beside the whole build, until
+    that is due to be made again (agents.services.deltas). One builder at a time; one that waited finds the other's build and
+    makes its own only if something changed. `force` builds in any case, and embeds every passage anew. Until the new build is
+    in place the old one serves. Raises NothingIngested if there is no passage and never was an index, TimeoutError if another
+    process still builds after `patience` seconds.
     """
-    progress = progress or (lambda fraction, message: None)
+    with _building(collection, patience) as waiting:
+        current = collection.current_build
+        delta = None if force else delta_of(collection, current)
+        due = delta is not None and delta.due
+        if current is not None and not force and not due and _is_current(collection, current):
+            return current
+        return _build(collection, None if due else delta, waiting, progress, force=force)
+
+
+def collection_index_delta(collection: Collection, *, patience: float | None = None) -> bool:
+    """Index the newest passages of a large collection in a moment. False where a whole build is due, which is left to a job."""
+    with _building(collection, patience) as waiting:
+        delta = delta_of(collection, collection.current_build)
+        if delta is None:
+            return False
+        if delta.passages and not _is_current(collection, collection.current_build):
+            _build(collection, delta, waiting)
+        return not delta.due
+
+
+@contextmanager
+def _building(collection: Collection, patience: float | None) -> Iterator[dict[int, str]]:
+    """Be the only builder. Yields the digests of documents that wait for an index, by id."""
     with locked(_folder(collection) / "lock", patience):
         _mark_lost_builds(collection)
         # The version first, the passages after it: a change in between makes the build look older than it is, never newer.
         collection.refresh_from_db()
-        current = collection.current_build
-        if current is not None and not force and _is_current(collection, current):
-            return current
-        pending = dict(collection.documents.filter(state=Document.State.PENDING).values_list("id", "sha256"))
-        passages = collection_passages(collection)
-        if not passages:
-            return _serve_nothing(collection)
-        model = embedder()
-        checkpoint = VectorCheckpoint(_folder(collection) / f"vectors-{model.name}.part", model.dimensions)
-        build = IndexBuild.objects.create(
-            collection=collection, content_version=collection.content_version, chunks=len(passages), embedding_model=model.name
-        )
-        try:
-            known = {} if force else _known_vectors(current, model)
-            _write(build, passages, model, known, checkpoint, progress)
-            _publish(build, {passage.document_id for passage in passages}, pending)
-        except BaseException as error:
-            IndexBuild.objects.filter(pk=build.pk).update(
-                state=IndexBuild.State.FAILED, error=f"{type(error).__name__}: {error}"
-            )
-            raise
-        checkpoint.remove()
-        _remove_old_builds(collection)
-        sweep_uploads(collection)
-        progress(1.0, f"{len(passages):,} passages indexed")
-        collection.refresh_from_db()
-        return collection.current_build
+        yield dict(collection.documents.filter(state=Document.State.PENDING).values_list("id", "sha256"))
+
+
+def _build(
+    collection: Collection,
+    delta: Delta | None,
+    waiting: dict[int, str],
+    progress: Progress | None = None,
+    *,
+    force: bool = False,
+) -> IndexBuild:
+    """Write and publish the delta if it has passages, else a whole build."""
+    progress = progress or (lambda fraction, message: None)
+    current = collection.current_build
+    if delta is not None and not delta.passages:
+        delta = None
+    passages = delta.passages if delta else collection_passages(collection)
+    if not passages:
+        return _serve_nothing(collection)
+    model = embedder()
+    cache = vector_cache(model)
+    build = IndexBuild.objects.create(
+        collection=collection,
+        content_version=collection.content_version,
+        base=delta.of if delta else None,
+        chunks=delta.served if delta else len(passages),
+        embedding_model=model.name,
+    )
+    try:
+        known = [] if force else [*_known_vectors(current, model), cache]
+        _write(build, passages, model, known, cache, progress, delta)
+        _publish(build, delta.documents if delta else {passage.document_id for passage in passages}, waiting)
+    except BaseException as error:
+        IndexBuild.objects.filter(pk=build.pk).update(state=IndexBuild.State.FAILED, error=f"{type(error).__name__}: {error}")
+        raise
+    cache.trim(settings.ADAPTRAG_EMBEDDING_CACHE_BYTES)
+    _remove_old_builds(collection)
+    sweep_uploads(collection)
+    progress(1.0, f"{build.chunks:,} passages indexed")
+    collection.refresh_from_db()
+    return collection.current_build
 
 
 def collection_index_enqueue(collection: Collection, *, user: Any = None, force: bool = False) -> Job:
@@ -109,22 +151,28 @@ def collection_refresh(collection: Collection, new_chunks: int = 0, *, user: Any
     total = Chunk.objects.filter(document__collection=collection).count()
     if not total and not Collection.objects.filter(pk=collection.pk, current_build__isnull=False).exists():
         return None
-    if new_chunks <= settings.ADAPTRAG_INLINE_CHUNKS and total <= settings.ADAPTRAG_INLINE_COLLECTION_CHUNKS:
+    if new_chunks <= settings.ADAPTRAG_INLINE_CHUNKS:
         try:
-            collection_index(collection, patience=INLINE_PATIENCE)
+            if total <= settings.ADAPTRAG_INLINE_COLLECTION_CHUNKS:
+                collection_index(collection, patience=INLINE_PATIENCE)
+                done = True
+            else:
+                done = collection_index_delta(collection, patience=INLINE_PATIENCE)
+        except TimeoutError:
+            done = False
+            logger.info("collection %s is being indexed by another process; the queue goes on from there", collection.name)
+        if done:
             from agents.services.derived import derived_enqueue  # which builds on this module
 
             derived_enqueue(collection, user=user)
             return None
-        except TimeoutError:
-            logger.info("collection %s is being indexed by another process; the queue goes on from there", collection.name)
     return collection_index_enqueue(collection, user=user)
 
 
 def _is_current(collection: Collection, build: IndexBuild) -> bool:
     try:
         files = open_build(build.path)
-    except (FileNotFoundError, ValueError, KeyError):
+    except (FileNotFoundError, Unavailable, ValueError, KeyError):
         return False
     return (
         build.content_version == collection.content_version
@@ -133,30 +181,14 @@ def _is_current(collection: Collection, build: IndexBuild) -> bool:
     )
 
 
-def collection_passages(collection: Collection) -> list[IndexedPassage]:
-    """What an index is made from. One statement, so one moment of the database."""
-    rows = (
-        Chunk.objects.filter(document__collection=collection)
-        .order_by("document_id", "ordinal")
-        .values_list(
-            "id", "document_id", "document__title", "document__source", "text", "heading", "page", "start", "end", "windows",
-            "kind", "place", "image_id",
-        )
-    )  # fmt: skip
-    names = (
-        "chunk_id", "document_id", "title", "source", "text", "heading", "page", "start", "end", "windows",
-        "kind", "place", "image_id",
-    )  # fmt: skip
-    return [IndexedPassage(**dict(zip(names, row, strict=True))) for row in rows.iterator(chunk_size=2000)]
-
-
 def _write(
     build: IndexBuild,
     passages: list[IndexedPassage],
     model: Embedder,
-    known: dict[bytes, Any],
-    checkpoint: VectorCheckpoint,
-    progress: Callable[[float, str], None],
+    known: Sequence[VectorSource],
+    cache: VectorCache,
+    progress: Progress,
+    delta: Delta | None,
 ) -> None:
     begun = time.monotonic()
     # A name of its own, also where ids come again: after a restore processes may have older builds open.
@@ -168,9 +200,10 @@ def _write(
             language=build.collection.language,
             embedder=model,
             known=known,
-            checkpoint=checkpoint,
+            cache=cache,
             threads=settings.ADAPTRAG_EMBEDDING_THREADS,
             progress=progress,
+            base=delta.base() if delta else None,
         )
     build.path = str(target.relative_to(settings.DATA_DIR))
     build.bytes_on_disk = folder_bytes(target)
@@ -178,13 +211,18 @@ def _write(
     build.save(update_fields=["path", "bytes_on_disk", "seconds"])
 
 
-def _known_vectors(build: IndexBuild | None, model: Embedder) -> dict[bytes, Any]:
+def vector_cache(model: Embedder) -> VectorCache:
+    """What this embedding model has embedded, for all collections and whatever is indexed of them."""
+    return VectorCache(Path(settings.DATA_DIR) / "embeddings" / f"{model.name}.sqlite3", model.dimensions)
+
+
+def _known_vectors(build: IndexBuild | None, model: Embedder) -> list[VectorSource]:
     if build is None or build.embedding_model != model.name:
-        return {}
+        return []
     try:
-        return open_build(build.path).known_vectors()
-    except FileNotFoundError:
-        return {}
+        return [open_build(build.path)]
+    except (FileNotFoundError, Unavailable):
+        return []
 
 
 def _publish(build: IndexBuild, indexed: set[int], pending: dict[int, str]) -> None:
@@ -226,15 +264,19 @@ def _remove_old_builds(collection: Collection) -> None:
 
     A build that holds a deleted document goes at once: nothing of a deleted document stays in any index.
     """
-    current = Collection.objects.values_list("current_build_id", flat=True).get(pk=collection.pk)
-    ready = collection.builds.filter(state=IndexBuild.State.READY)
-    before = ready.filter(tombstones=None).exclude(pk=current).order_by("-id")
-    kept = {path for (path,) in [*ready.filter(pk=current).values_list("path"), *before.values_list("path")[: KEPT_BUILDS - 1]]}
+    current = IndexBuild.objects.filter(pk__in=Collection.objects.filter(pk=collection.pk).values("current_build")).first()
+    kept = [current] if current else []
+    before = collection.builds.filter(state=IndexBuild.State.READY, tombstones=None).exclude(pk__in=[one.pk for one in kept])
+    # A base that no longer serves may hold what was deleted before its last delta was made.
+    same_base = Q(base=None) | Q(base=current.base_id if current else None)
+    kept += before.filter(same_base).order_by("-id")[: KEPT_BUILDS - 1]
+    rows = {pk for one in kept for pk in (one.pk, one.base_id)}
+    paths = set(IndexBuild.objects.filter(pk__in=rows - {None}).values_list("path", flat=True))
     for folder in _folder(collection).iterdir():
-        if folder.is_dir() and str(folder.relative_to(settings.DATA_DIR)) not in kept:
+        if folder.is_dir() and str(folder.relative_to(settings.DATA_DIR)) not in paths:
             shutil.rmtree(folder, ignore_errors=True)
     newest = set(collection.builds.order_by("-id").values_list("pk", flat=True)[:KEPT_ROWS])
-    collection.builds.exclude(pk__in=newest | {current}).delete()
+    collection.builds.exclude(pk__in=newest | rows).delete()
 
 
 def _folder(collection: Collection) -> Path:

@@ -18,7 +18,7 @@ from adaptrag.common.jobs import job_enqueue
 from adaptrag.common.models import Job
 from agents.llm.factory import chat_model
 from agents.models import Collection, DerivedIndex
-from agents.retrieval.build import FORM, IndexedPassage, Progress, VectorCheckpoint, write_index
+from agents.retrieval.build import FORM, IndexedPassage, write_index
 from agents.retrieval.embedding import embedder
 from agents.retrieval.entities import Extraction, extract
 from agents.retrieval.files import folder_bytes, locked, made_aside
@@ -27,8 +27,10 @@ from agents.retrieval.graph import read_extractions, write_graph
 from agents.retrieval.graph_model import extract_by_model
 from agents.retrieval.store import open_build
 from agents.retrieval.units import UNITS, units
+from agents.retrieval.vectors import Progress, VectorSource
 from agents.selectors import live_variants
-from agents.services.collections import collection_passages
+from agents.services.collections import vector_cache
+from agents.services.passages import collection_passages
 from agents.strategies import STRATEGIES
 
 logger = logging.getLogger(__name__)
@@ -134,18 +136,18 @@ def _write(
         return write_graph(folder, _extractions(collection, passages, row, progress))
     parts = units(kind, passages)
     model = embedder()
-    checkpoint = VectorCheckpoint(_folder(collection, kind) / f"vectors-{model.name}.part", model.dimensions)
+    cache = vector_cache(model)
     write_index(
         folder,
         parts,
         language=collection.language,
         embedder=model,
-        known=_known_vectors(collection, row),
-        checkpoint=checkpoint,
+        known=[*_known_vectors(collection, row), cache],
+        cache=cache,
         threads=settings.ADAPTRAG_EMBEDDING_THREADS,
         progress=progress,
     )
-    checkpoint.remove()
+    cache.trim(settings.ADAPTRAG_EMBEDDING_CACHE_BYTES)
     return len(parts)
 
 
@@ -165,16 +167,16 @@ def _extractions(
     return found
 
 
-def _known_vectors(collection: Collection, row: DerivedIndex | None) -> dict[bytes, Any]:
-    """What the passages' index and the version before have embedded already, by the hash of the text."""
+def _known_vectors(collection: Collection, row: DerivedIndex | None) -> list[VectorSource]:
+    """What the passages' index and the version before have embedded already."""
     build = collection.current_build
     paths = [build.path] if build and build.embedding_model == embedder().name else []
     if row and row.kind in UNITS and row.maker.endswith(embedder().name):
         paths.append(row.path)
-    known: dict[bytes, Any] = {}
+    known: list[VectorSource] = []
     for path in paths:
         try:
-            known |= open_build(path).known_vectors()
+            known.append(open_build(path))
         except FileNotFoundError:
             logger.info("%s is gone; its texts are embedded again", path)
     return known

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from django.conf import settings as django_settings
 
@@ -12,6 +13,7 @@ from agents import services
 from agents.models import Collection, Document, IndexBuild
 from agents.retrieval import embedding
 from agents.retrieval.search import retrieve
+from agents.retrieval.vectors import VectorCache, text_hashes
 from tests.ops.site import Site
 
 NOTES = [f"Note number {number} is about subject{number} and nothing else." for number in range(40)]
@@ -57,9 +59,9 @@ def test_an_interrupted_build_goes_on_where_it_was_and_the_old_index_serves(coll
     add(collection, 0)
     first = services.collection_index(collection)
     add(collection, *range(1, 40))
-    from agents.retrieval import build
+    from agents.retrieval import vectors
 
-    monkeypatch.setattr(build, "BATCHES_A_CHECKPOINT", 1)
+    monkeypatch.setattr(vectors, "BATCHES_A_COMMIT", 1)
     settings.ADAPTRAG_EMBEDDING_THREADS = 1
 
     def stop(fraction: float, message: str) -> None:
@@ -80,21 +82,34 @@ def test_an_interrupted_build_goes_on_where_it_was_and_the_old_index_serves(coll
     # At most the batch that was under way is embedded again.
     assert 39 <= len(embedded) <= 39 + 16
     assert retrieve(collection, "subject39", 1, "bm25")[0].document == "39"
-    assert not list((Path(settings.DATA_DIR) / "indexes" / str(collection.pk)).glob("*.part"))
 
 
-def test_a_torn_checkpoint_is_cut_off(tmp_path):
-    import numpy as np
+def test_the_cache_of_vectors_is_bounded_and_the_oldest_go_first(tmp_path):
+    cache, hashes = VectorCache(tmp_path / "model.sqlite3", 4), text_hashes([str(number) for number in range(2000)])
+    values = np.arange(8000, dtype=np.float32).reshape(-1, 4)
+    for begin in range(0, 2000, 500):
+        cache.add(hashes[begin : begin + 500], values[begin : begin + 500])
+    found, vectors = cache.find(hashes[::-1])
+    assert found.all()
+    np.testing.assert_array_equal(vectors, values[::-1])
+    full = (tmp_path / "model.sqlite3").stat().st_size
+    cache.trim(40_000)
+    found, vectors = cache.find(hashes)
+    kept = int(found.sum())
+    assert 0 < kept < 400
+    assert found[-kept:].all()
+    np.testing.assert_array_equal(vectors, values[-kept:])
+    assert (tmp_path / "model.sqlite3").stat().st_size < full / 2
 
-    from agents.retrieval.build import VectorCheckpoint
 
-    checkpoint = VectorCheckpoint(tmp_path / "vectors.part", 4)
-    checkpoint.append([b"a" * 32], np.ones((1, 4), np.float32))
-    with (tmp_path / "vectors.part").open("ab") as handle:
-        handle.write(b"torn")
-    assert list(checkpoint.read()) == [b"a" * 32]
-    checkpoint.append([b"b" * 32], np.zeros((1, 4), np.float32))
-    assert {key: vector.tolist() for key, vector in checkpoint.read().items()} == {b"a" * 32: [1] * 4, b"b" * 32: [0] * 4}
+def test_another_collection_needs_no_embedding_of_the_same_text(collection, embedded):
+    add(collection, 20, 21)
+    services.collection_index(collection)
+    other = services.collection_get_or_create("other")
+    add(other, 20, 21, 22)
+    embedded.clear()
+    services.collection_index(other)
+    assert len(embedded) == 1
 
 
 def test_what_changes_while_a_build_is_made_is_right_afterwards(collection):
@@ -134,6 +149,7 @@ ASK = """
 import sys
 from agents.models import Collection
 from agents.retrieval.search import retrieve
+from agents.retrieval.vectors import VectorCache, text_hashes
 collection = Collection.objects.get(name="default")
 for line in sys.stdin:
     found = retrieve(collection, line.strip(), 1, "bm25")
@@ -206,7 +222,6 @@ call_command("ingest", {str(notes)!r})
     assert site.rows("SELECT state FROM agents_indexbuild ORDER BY id") == [("ready",), ("building",)]
     asker = site.start(ASK)
     assert asker.communicate("subject0\nsubject5\n", timeout=60)[0].split("\n")[:2] == ["0 False", "- False"]
-    assert list((site.folder / "indexes" / "1").glob("*.part"))
     result = site.must("ingest", str(notes))
     assert (result["unchanged"], result["documents"]) == (40, 40)
     assert site.rows("SELECT state FROM agents_indexbuild ORDER BY id") == [("ready",), ("failed",), ("ready",)]
