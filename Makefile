@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-input
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fast test-tools lint bench clean
+.PHONY: help setup setup-dev demo test test-fast test-tools lint bench bench-peers clean
 export PORT
 
 help: ## list the targets
@@ -40,6 +40,13 @@ lint: setup-dev ## style, import directions, migrations, settings of a productio
 
 bench: setup-dev ## measure requests a second and latency of POST /api/query
 	$(BIN)/python manage.py benchmark serving
+
+bench-peers: .venv-peers/.stamp ## an environment with what the benchmarks are measured beside
+
+.venv-peers/.stamp: benchmarks/requirements-peers.txt
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip --disable-pip-version-check install --no-input -q -r $<
+	@touch $@
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null && $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
@@ -75,5 +82,5 @@ test-tools:
 	fi
 
 clean: ## remove .venv and caches; the data folder stays
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis .tmp
+	rm -rf $(VENV) .venv-peers .pytest_cache .ruff_cache .import_linter_cache .hypothesis .tmp
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

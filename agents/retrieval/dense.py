@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 EXACT_BELOW = 20_000  # vectors
-LINKS, BUILD_WIDTH, SEARCH_WIDTH = 16, 64, 128
+LINKS, BUILD_WIDTH, SEARCH_WIDTH = 16, 80, 200
 EXACT_SHARE = 16  # more than one in so many vectors wanted: scanning all is quicker than the graph
 
 

@@ -81,7 +81,7 @@ class VectorCache:
                 connection.execute(f"DELETE FROM vectors WHERE rowid IN ({oldest})", [surplus])  # noqa: S608
         if surplus > 0:
             with closing(sqlite3.connect(self._path, timeout=60)) as connection:
-                connection.execute("PRAGMA incremental_vacuum").fetchall()
+                connection.executescript("PRAGMA incremental_vacuum")  # execute() would free one page
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:

@@ -14,7 +14,6 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.db.models import Q
 
 from adaptrag.common.errors import InvalidInput, Unavailable
 from adaptrag.common.jobs import job_enqueue
@@ -267,9 +266,9 @@ def _remove_old_builds(collection: Collection) -> None:
     current = IndexBuild.objects.filter(pk__in=Collection.objects.filter(pk=collection.pk).values("current_build")).first()
     kept = [current] if current else []
     before = collection.builds.filter(state=IndexBuild.State.READY, tombstones=None).exclude(pk__in=[one.pk for one in kept])
-    # A base that no longer serves may hold what was deleted before its last delta was made.
-    same_base = Q(base=None) | Q(base=current.base_id if current else None)
-    kept += before.filter(same_base).order_by("-id")[: KEPT_BUILDS - 1]
+    # A base that no longer serves may hold what was deleted while its deltas did.
+    before = before.filter(base=current.base_id if current else None, deltas=None)
+    kept += before.order_by("-id")[: KEPT_BUILDS - 1]
     rows = {pk for one in kept for pk in (one.pk, one.base_id)}
     paths = set(IndexBuild.objects.filter(pk__in=rows - {None}).values_list("path", flat=True))
     for folder in _folder(collection).iterdir():

@@ -103,13 +103,15 @@ def test_the_cache_of_vectors_is_bounded_and_the_oldest_go_first(tmp_path):
 
 
 def test_another_collection_needs_no_embedding_of_the_same_text(collection, embedded):
-    add(collection, 20, 21)
-    services.collection_index(collection)
     other = services.collection_get_or_create("other")
-    add(other, 20, 21, 22)
-    embedded.clear()
+    for name in ("shared", "shared too"):
+        services.document_add(collection=collection, name=f"{name}.txt", data=b"Said in two places.", index=False)
+        services.document_add(collection=other, name=f"{name}.txt", data=b"Said in two places.", index=False)
+    services.document_add(collection=other, name="alone.txt", data=b"Said once.", index=False)
+    services.collection_index(collection)
+    assert len(embedded) == 2
     services.collection_index(other)
-    assert len(embedded) == 1
+    assert len(embedded) == 3
 
 
 def test_what_changes_while_a_build_is_made_is_right_afterwards(collection):
