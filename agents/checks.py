@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -48,6 +49,7 @@ LOWEST = {
 WORDS = {
     "ADAPTRAG_BM25_BACKEND": BACKENDS,
     "ADAPTRAG_EMBEDDING_BACKEND": EMBEDDING_BACKENDS,
+    "ADAPTRAG_INDEX_STORE": ("files", "milvus"),
     "ADAPTRAG_LOCAL_MODEL": MODES,
     "ADAPTRAG_LOCAL_DTYPE": FORMS,
 }
@@ -55,7 +57,7 @@ WORDS = {
 
 @register("agents")
 def check_documents(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
-    """agents.E001 number out of range, E002 unknown word, E003 no such folder, E004 no web address."""
+    """agents.E001 number out of range, E002 unknown word, E003 no such folder, E004 no web address, E005 no Milvus."""
     found: list[CheckMessage] = []
 
     def error(number: int, name: str, hint: str) -> None:
@@ -89,4 +91,12 @@ def check_documents(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
         validate_options("openai_compatible", settings.ADAPTRAG_VISION_OPTIONS)
     except InvalidInput as problem:
         error(4, "ADAPTRAG_VISION_OPTIONS", problem.message)
+    if settings.ADAPTRAG_INDEX_STORE == "milvus" and not settings.ADAPTRAG_MILVUS_URI:
+        error(
+            5,
+            "ADAPTRAG_MILVUS_URI",
+            "Give the address, such as http://127.0.0.1:19530, or set ADAPTRAG_INDEX_STORE=files.",
+        )
+    elif settings.ADAPTRAG_INDEX_STORE == "milvus" and importlib.util.find_spec("pymilvus") is None:
+        error(5, "ADAPTRAG_INDEX_STORE", "Milvus's client is not installed: pip install -r requirements-milvus.txt.")
     return found

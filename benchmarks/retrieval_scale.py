@@ -19,7 +19,7 @@ from django.conf import settings
 WORDS = 75  # a passage; two windows
 WINDOWS = 2
 PASSAGES_A_DOCUMENT = 10
-REAL_VECTORS = 3000
+REAL_VECTORS = 1000
 NOISE = 0.02  # a component
 EXACT = 100  # questions whose dense hits are compared with a scan's
 PEERS_UP_TO = 20_000  # passages

@@ -76,6 +76,7 @@ class Half(Protocol):
 class SearchableBuild(Protocol):
     """An index that serves. Rows are its own numbers for passages; `gone` are documents deleted since it was made."""
 
+    store: str  # files, milvus
     size: int
     language: str
     embedding_model: str

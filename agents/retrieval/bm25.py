@@ -28,6 +28,7 @@ import numpy as np
 K1, B = 1.5, 0.75
 OWN_WEIGHT = 3
 FLOOR = 0.25  # of the mean idf, as rank-bm25's epsilon
+WEIGHTS = "data.csc.index.npy"  # bm25s's name for it
 BACKENDS = ("bm25s", "rank_bm25")
 # Words of letters and digits; a script without spaces gives one token a character.
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
@@ -189,6 +190,15 @@ def read_statistics(folder: Path) -> Statistics:
     )
 
 
+def term_matrix(folder: Path, values: str):
+    """A sparse matrix, passages by terms: "counts.npy", or what each term adds to a score, WEIGHTS."""
+    from scipy import sparse
+
+    parts = [np.load(folder / name) for name in (values, "indices.csc.index.npy", "indptr.csc.index.npy")]
+    passages = json.loads((folder / "params.index.json").read_text())["num_docs"]
+    return sparse.csc_array(tuple(parts), (passages, len(parts[2]) - 1)).tocsr()
+
+
 def _save(path: Path, values: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, values)
@@ -226,13 +236,10 @@ class RankBm25:
 
     def __init__(self, folder: Path) -> None:
         from rank_bm25 import BM25Okapi
-        from scipy import sparse
 
         statistics = read_statistics(folder)
         terms = np.array(sorted(statistics.vocabulary, key=statistics.vocabulary.get), dtype=object)
-        parts = [np.load(folder / f"{name}.npy") for name in ("counts", "indices.csc.index", "indptr.csc.index")]
-        size = json.loads((folder / "params.index.json").read_text())["num_docs"]
-        rows = sparse.csc_array(tuple(parts), (size, len(terms))).tocsr()
+        rows = term_matrix(folder, "counts.npy")
         self._index = BM25Okapi(
             [np.repeat(terms[rows.indices[a:b]], rows.data[a:b]).tolist() for a, b in pairwise(rows.indptr)], k1=K1, b=B
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ _NOTHING = np.empty(0, np.int64)
 
 class OpenBuild:
     """A build in files: one segment, or a base and the newer passages beside it, whose rows follow those of the base."""
+
+    store = "files"
 
     def __init__(self, path: str) -> None:
         newest = open_segment(path)
@@ -152,7 +155,16 @@ _segments: OrderedDict[str, Segment] = OrderedDict()
 
 def open_build(path: str) -> OpenBuild:
     """The build in the folder `path` under the data folder; no two builds ever have the same. Raises FileNotFoundError."""
-    return _opened(_open, path, OpenBuild)
+    return _opened(_open, path, _read_build)
+
+
+def _read_build(path: str) -> SearchableBuild:
+    folder = Path(settings.DATA_DIR) / path
+    if json.loads((folder / "manifest.json").read_text()).get("store") == "milvus":
+        from agents.retrieval.milvus import MilvusBuild
+
+        return MilvusBuild(folder)
+    return OpenBuild(path)
 
 
 def open_segment(path: str) -> Segment:

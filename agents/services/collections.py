@@ -177,6 +177,7 @@ def _is_current(collection: Collection, build: IndexBuild) -> bool:
         build.content_version == collection.content_version
         and files.language == collection.language
         and files.embedding_model == embedder().name
+        and files.store == settings.ADAPTRAG_INDEX_STORE
     )
 
 
@@ -204,6 +205,11 @@ def _write(
             progress=progress,
             base=delta.base() if delta else None,
         )
+        if settings.ADAPTRAG_INDEX_STORE == "milvus":
+            from agents.retrieval import milvus
+
+            progress(0.95, "moving the index to Milvus")
+            milvus.upload(folder, milvus.name_of(build.collection_id, target.name))
     build.path = str(target.relative_to(settings.DATA_DIR))
     build.bytes_on_disk = folder_bytes(target)
     build.seconds = round(time.monotonic() - begun, 3)
@@ -274,8 +280,16 @@ def _remove_old_builds(collection: Collection) -> None:
     for folder in _folder(collection).iterdir():
         if folder.is_dir() and str(folder.relative_to(settings.DATA_DIR)) not in paths:
             shutil.rmtree(folder, ignore_errors=True)
+    _sweep_milvus(collection.pk, [Path(path).name for path in paths])
     newest = set(collection.builds.order_by("-id").values_list("pk", flat=True)[:KEPT_ROWS])
     collection.builds.exclude(pk__in=newest | rows).delete()
+
+
+def _sweep_milvus(collection_id: int, kept: Sequence[str]) -> None:
+    if settings.ADAPTRAG_MILVUS_URI:
+        from agents.retrieval import milvus
+
+        milvus.sweep(collection_id, kept)
 
 
 def _folder(collection: Collection) -> Path:
@@ -288,3 +302,4 @@ def remove_collection_files(collection_id: int) -> None:
     shutil.rmtree(Path(settings.DATA_DIR) / "derived" / str(collection_id), ignore_errors=True)
     for kind in UPLOAD_FOLDERS:
         shutil.rmtree(Path(settings.MEDIA_ROOT) / kind / str(collection_id), ignore_errors=True)
+    _sweep_milvus(collection_id, ())

@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from adaptrag.common.errors import InvalidInput, Unavailable
 from agents import services
 from agents.errors import NothingIngested, UnknownCollection
-from agents.models import Collection, IndexBuild
+from agents.models import Collection, Document, IndexBuild
 from agents.retrieval import search
 from agents.retrieval.fusion import fuse
 from agents.retrieval.search import METHODS, retrieve
@@ -25,8 +25,18 @@ NOTES = {
 }
 
 
+@pytest.fixture(params=["files", "milvus"], autouse=True)
+def store(request, settings, tmp_path_factory) -> str:
+    """Every test runs on both."""
+    if request.param == "milvus":
+        pytest.importorskip("milvus_lite")
+        settings.ADAPTRAG_INDEX_STORE = "milvus"
+        settings.ADAPTRAG_MILVUS_URI = str(tmp_path_factory.getbasetemp() / "milvus.db")
+    return request.param
+
+
 @pytest.fixture
-def collection() -> Collection:
+def collection(store) -> Collection:
     collection = services.collection_get_or_create("weather")
     for name, text in NOTES.items():
         services.document_add(collection=collection, name=f"{name}.txt", data=text.encode(), index=False)
@@ -171,3 +181,39 @@ def test_fusion_keeps_the_order_where_one_half_says_nothing():
 def test_fusion_weighs_both_halves_whatever_their_scale():
     sparse, dense = np.array([20.0, 10.0, 0.0]), np.array([0.50, 0.52, 0.30])
     assert np.argsort(-fuse(sparse, dense)).tolist() == np.argsort(-fuse(sparse / 1000, dense)).tolist()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_milvus_gives_the_scores_of_files(collection, store, settings, method):
+    if store != "milvus":
+        pytest.skip("of Milvus only")
+    question = "Who keeps roads clear when clouds bring snow, snow, snow?"
+    here = retrieve(collection, question, 5, method)
+    settings.ADAPTRAG_INDEX_STORE = "files"
+    services.collection_index(collection)
+    there = retrieve(collection, question, 5, method)
+    assert [passage.chunk_id for passage in there] == [passage.chunk_id for passage in here]
+    np.testing.assert_allclose([p.score for p in there], [p.score for p in here], atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_deleted_document_is_found_no_more(collection, method, monkeypatch):
+    from agents.services import documents
+
+    monkeypatch.setattr(documents, "collection_refresh", lambda *_, **__: None)  # the index keeps it
+    Document.objects.get(source="snow.txt").delete()
+    found = [passage.document for passage in retrieve(collection, "snow on roads in winter", 5, method)]
+    assert "snow" not in found
+
+
+def test_indexing_again_drops_what_milvus_held_before(collection, store):
+    if store != "milvus":
+        pytest.skip("of Milvus only")
+    from agents.retrieval.milvus import client
+
+    for _ in range(3):
+        services.collection_index(collection, force=True)
+    names = [name for name in client().list_collections() if name.startswith(f"adaptrag_{collection.pk}_")]
+    assert len(names) == 4  # passages and windows of the build that serves and of the one before
+    Collection.objects.all().delete()
+    assert not [name for name in client().list_collections() if name.startswith(f"adaptrag_{collection.pk}_")]
