@@ -109,8 +109,10 @@ def vectors_of(
     vectors = np.empty((len(texts), embedder.dimensions), np.float32)
     missing = np.arange(len(texts))
     for source in known:
-        if len(missing):
-            found, values = source.find(hashes[missing])
+        if not len(missing):
+            break
+        found, values = source.find(hashes[missing])
+        if found.any():
             vectors[missing[found]] = values
             missing = missing[~found]
     if not len(missing):
