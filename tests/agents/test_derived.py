@@ -133,12 +133,14 @@ def test_new_documents_reach_the_sentences_by_a_job(collection):
     assert services.derived_enqueue(collection) is None
 
 
-def test_children_are_not_embedded_a_second_time(collection, monkeypatch):
-    from agents.retrieval import build
+def test_children_are_not_embedded_a_second_time(collection, monkeypatch, settings):
+    """Without the cache of vectors, too: a derived index asks the passages' index and its own predecessor."""
+    from agents.retrieval import vectors
 
+    settings.ADAPTRAG_EMBEDDING_CACHE_BYTES = 0
     texts: list[str] = []
-    embed = build.embed_batches
-    monkeypatch.setattr(build, "embed_batches", lambda model, new, threads: texts.extend(new) or embed(model, new, threads))
+    embed = vectors.embed_batches
+    monkeypatch.setattr(vectors, "embed_batches", lambda model, new, threads: texts.extend(new) or embed(model, new, threads))
     collection.derived.all().delete()
     services.derived_refresh(collection, kinds=["child"])
     assert texts == []
