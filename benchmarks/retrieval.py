@@ -23,7 +23,7 @@ from django.conf import settings
 from adaptrag.common.errors import AdaptRAGError, InvalidInput
 
 ROOT = Path(__file__).resolve().parent.parent
-STRATEGIES = "naive_rag,hybrid_rag,sentence_window_rag,parent_child_rag"
+STRATEGIES = "naive_rag,hybrid_rag,sentence_window_rag,parent_child_rag,graph_rag"
 
 
 class BenchmarkFailed(AdaptRAGError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -16,6 +17,8 @@ DEEP = 100  # passages behind a ranking of 10 documents
 DEEP_STRATEGY = 30
 TIMED = 300  # questions
 MEASURES = {"recall@5": "recall_5", "ndcg@10": "ndcg_cut_10", "mrr@10": "recip_rank"}
+
+_salt = itertools.count(1)
 
 Qrels = Mapping[str, Mapping[str, int]]
 
@@ -118,7 +121,8 @@ def corpus(dataset: Path) -> dict[str, str]:
 
 def search_times(search: Callable[[str], Any], questions: Mapping[str, str]) -> dict[str, float]:
     """p50 and p95 with the embedding of the question, and without it."""
-    timed = [f"{text} " for text in list(questions.values())[:TIMED]]  # not embedded yet
+    fresh = " " * next(_salt)  # each time questions that were not embedded yet
+    timed = [f"{text}{fresh}" for text in list(questions.values())[:TIMED]]
     first, again = percentiles(times(search, timed)), percentiles(times(search, timed))
     return {**first, "search_p50_ms": again["p50_ms"], "search_p95_ms": again["p95_ms"]}
 

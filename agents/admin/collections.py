@@ -135,17 +135,18 @@ class CollectionAdmin(ModelAdmin):
 class IndexBuildAdmin(ReadOnlyAdmin):
     list_display = ("build", "collection", "state_label", "chunks", "embedding_model", "size", "took", "created_at", "error")
     list_filter = ("collection", "state")
-    list_select_related = ("collection",)
+    list_select_related = ("collection__current_build",)
     empty_hint = "Uploading documents builds the index of their collection."
 
     @display(description="Build", ordering="id")
     def build(self, build: IndexBuild) -> str:
-        return f"build {build.pk}"
+        return f"build {build.pk}" + (f", newer passages beside build {build.base_id}" if build.base_id else "")
 
     @display(description="State", ordering="state", label={**BUILD_LABELS, "serving": "success", "superseded": ""})
     def state_label(self, build: IndexBuild) -> str:
         if build.state == IndexBuild.State.READY:
-            return "serving" if build.collection.current_build_id == build.pk else "superseded"
+            current = build.collection.current_build
+            return "serving" if current and build.pk in (current.pk, current.base_id) else "superseded"
         return build.state
 
     @display(description="On disk", ordering="bytes_on_disk")

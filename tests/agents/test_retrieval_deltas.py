@@ -117,6 +117,17 @@ def test_a_base_stays_while_a_delta_stands_on_it(collection, settings):
     assert IndexBuild.objects.filter(pk=base.pk).exists()
 
 
+def test_the_admin_shows_base_and_delta_as_serving(collection):
+    from django.contrib import admin
+
+    upload(collection, 20)
+    page = admin.site._registry[IndexBuild]
+    shown = {page.build(build): page.state_label(build) for build in IndexBuild.objects.select_related("base")}
+    delta, base = current(collection), current(collection).base
+    newest = f"build {delta.pk}, newer passages beside build {base.pk}"
+    assert (shown[newest], shown[f"build {base.pk}"]) == ("serving", "serving")
+
+
 def test_another_language_makes_the_whole_index_anew(collection):
     upload(collection, 20)
     Collection.objects.filter(pk=collection.pk).update(language="german")
