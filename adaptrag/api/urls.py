@@ -13,6 +13,17 @@ from adaptrag.api.health import HealthView
 from adaptrag.api.inventory import AgentsView, CollectionsView
 from adaptrag.api.queries import CompareView, InteractionView, QueryAgentView, QueryView
 from adaptrag.api.rl import LeaderboardView, ResetView, StatsView
+from adaptrag.api.training import (
+    DatasetsView,
+    DistillationCancelView,
+    DistillationResumeView,
+    DistillationsView,
+    DistillationView,
+    TrainingCancelView,
+    TrainingResumeView,
+    TrainingsView,
+    TrainingView,
+)
 
 app_name = "api"
 
@@ -36,6 +47,15 @@ urlpatterns = [
     path("evals/runs/<int:run>/results", ResultsView.as_view(), name="eval-run-results"),
     path("evals/runs/<int:run>/cancel", CancelView.as_view(), name="eval-run-cancel"),
     path("evals/runs/<int:run>/resume", ResumeView.as_view(), name="eval-run-resume"),
+    path("training/datasets", DatasetsView.as_view(), name="training-datasets"),
+    path("training/runs", TrainingsView.as_view(), name="training-runs"),
+    path("training/runs/<int:run>", TrainingView.as_view(), name="training-run"),
+    path("training/runs/<int:run>/cancel", TrainingCancelView.as_view(), name="training-run-cancel"),
+    path("training/runs/<int:run>/resume", TrainingResumeView.as_view(), name="training-run-resume"),
+    path("training/distillations", DistillationsView.as_view(), name="training-distillations"),
+    path("training/distillations/<int:run>", DistillationView.as_view(), name="training-distillation"),
+    path("training/distillations/<int:run>/cancel", DistillationCancelView.as_view(), name="training-distillation-cancel"),
+    path("training/distillations/<int:run>/resume", DistillationResumeView.as_view(), name="training-distillation-resume"),
     path("health", HealthView.as_view(), name="health"),
     path("schema", SchemaView.as_view(), name="schema"),
     path("docs", DocsView.as_view(), name="docs"),

@@ -99,6 +99,14 @@ UNFOLD = {
                 _rows("Index builds", "deployed_code", "agents.indexbuild"),
             ),
             _group(
+                "How models get better",
+                _rows("Trainings", "model_training", "training.trainingrun"),
+                _rows("Datasets", "dataset", "training.sftdataset"),
+                _rows("Distillations", "school", "training.distillationrun"),
+                _rows("Teacher budgets", "payments", "training.teacherbudget"),
+                _rows("Artifacts", "inventory_2", "agents.modelartifact"),
+            ),
+            _group(
                 "How we know",
                 _rows("Eval runs", "science", "evals.evalrun"),
                 _rows("Eval sets", "quiz", "evals.evalset"),

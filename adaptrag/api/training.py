@@ -1,0 +1,211 @@
+"""/api/training/datasets, /runs and /distillations: POST and GET; of a run or distillation GET one, cancel, resume."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import generics, serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from adaptrag.api.fields import Choice, Number, Strict, Text, Whole, validated
+from training.lora import PRECISIONS, Recipe
+from training.models import DistillationRun, SFTDataset, TrainingRun
+from training.services import (
+    DatasetRequest,
+    DistillationRequest,
+    TrainingRequest,
+    dataset_prepare,
+    distillation_cancel,
+    distillation_get,
+    distillation_resume,
+    distillation_start,
+    training_cancel,
+    training_get,
+    training_resume,
+    training_start,
+)
+from training.sft import SOURCES
+
+
+class _Operators:
+    operator_methods = ("GET", "POST")
+    site_wide = True
+
+
+class DatasetStartSerializer(Strict):
+    min_reward = Number(required=False, min_value=0, max_value=1, help_text="Least mean rating of an answer to learn from.")
+    source = Choice(required=False, choices=list(SOURCES), help_text="Where targets may come from.")
+    max_tokens = Whole(required=False, allow_null=True, min_value=16, max_value=1_000_000)
+
+
+class DatasetSerializer(serializers.ModelSerializer):
+    dataset = serializers.IntegerField(source="pk")
+    parent = serializers.IntegerField(source="parent_id", allow_null=True)
+
+    class Meta:
+        model = SFTDataset
+        fields = ["dataset", "source", "parent", "sha256", "filters", "counts", "created_at"]
+
+
+class TrainingStartSerializer(Strict):
+    dataset = Whole(required=False, allow_null=True, min_value=1, max_value=2**63 - 1, help_text="The newest if absent.")
+    model = Text(required=False, max_length=300, help_text="smollm2, a folder, or a hub name.")
+    steps = Whole(required=False, min_value=1, max_value=1_000_000)
+    r = Whole(required=False, min_value=1, max_value=1024, help_text="Rank of the adapter.")
+    learning_rate = Number(required=False, min_value=1e-8, max_value=1)
+    batch = Whole(required=False, min_value=1, max_value=4096, help_text="Examples a step.")
+    seed = Whole(required=False, min_value=0, max_value=2**31 - 1)
+    precision = Choice(required=False, choices=list(PRECISIONS))
+    processes = Whole(required=False, min_value=1, max_value=1024)
+    agent = Text(required=False, allow_blank=True, max_length=64, help_text="Whose candidate the result becomes.")
+
+
+class _JobSerializer(serializers.ModelSerializer):
+    run = serializers.IntegerField(source="pk")
+    state = serializers.CharField(source="job.state", default="cleaned up", help_text="Of its job.")
+    job = serializers.IntegerField(source="job_id", allow_null=True)
+    progress = serializers.FloatField(source="job.progress", default=None, allow_null=True, help_text="0 to 1.")
+    message = serializers.CharField(source="job.message", default="")
+    error = serializers.CharField(source="job.error", default="")
+
+
+class TrainingSerializer(_JobSerializer):
+    dataset = serializers.IntegerField(source="dataset_id")
+    artifact = serializers.CharField(source="artifact.name", default=None, allow_null=True)
+
+    class Meta:
+        model = TrainingRun
+        fields = [
+            "run", "state", "dataset", "base_model", "recipe", "processes", "agent", "artifact", "result", "job", "progress",
+            "message", "error", "created_at",
+        ]  # fmt: skip
+
+
+class TrainingDetailSerializer(TrainingSerializer):
+    class Meta(TrainingSerializer.Meta):
+        fields = [*TrainingSerializer.Meta.fields, "curve"]
+
+
+class DistillationStartSerializer(Strict):
+    dataset = Whole(required=False, allow_null=True, min_value=1, max_value=2**63 - 1, help_text="The whole log if absent.")
+    limit = Whole(required=False, allow_null=True, min_value=1, max_value=10_000_000)
+    backend = Choice(required=False, choices=["openai_compatible", "local"])
+    model = Text(required=False, allow_blank=True, max_length=300, help_text="ADAPTRAG_TEACHER_MODEL if absent.")
+    options = serializers.DictField(required=False, help_text="As on an agent's row: base_url, api_key_env, prices.")
+    samples = Whole(required=False, min_value=1, max_value=5)
+    concurrency = Whole(required=False, min_value=1, max_value=64)
+
+
+class DistillationSerializer(_JobSerializer):
+    dataset = serializers.IntegerField(source="dataset_id", allow_null=True)
+
+    class Meta:
+        model = DistillationRun
+        fields = [
+            "run", "state", "dataset", "backend", "model", "parameters", "counts", "prompt_tokens", "completion_tokens",
+            "cost_usd", "job", "progress", "message", "error", "created_at",
+        ]  # fmt: skip
+
+
+class DatasetsView(_Operators, generics.ListAPIView):
+    queryset = SFTDataset.objects.order_by("-id")
+    serializer_class = DatasetSerializer
+
+    @extend_schema(operation_id="training_datasets")
+    def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Datasets, newest first."""
+        return super().get(request, *args, **kwargs)
+
+    @extend_schema(operation_id="training_dataset_prepare", request=DatasetStartSerializer, responses={201: DatasetSerializer})
+    def post(self, request: Request) -> Response:
+        """Freeze a dataset out of the log."""
+        fields = validated(DatasetStartSerializer, request.data)
+        return Response(DatasetSerializer(dataset_prepare(DatasetRequest(user=request.user, **fields))).data, status=201)
+
+
+class TrainingsView(_Operators, generics.ListAPIView):
+    queryset = TrainingRun.objects.select_related("job", "artifact").order_by("-id")
+    serializer_class = TrainingSerializer
+
+    @extend_schema(operation_id="training_runs")
+    def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Trainings, newest first."""
+        return super().get(request, *args, **kwargs)
+
+    @extend_schema(operation_id="training_run_start", request=TrainingStartSerializer, responses={202: TrainingSerializer})
+    def post(self, request: Request) -> Response:
+        """Start a training on the queue. 202: watch it at /api/training/runs/{run}."""
+        fields = validated(TrainingStartSerializer, request.data)
+        names = ("steps", "r", "learning_rate", "batch", "seed", "precision")
+        recipe = replace(Recipe(), **{name: fields.pop(name) for name in names if name in fields})
+        run = training_start(TrainingRequest(recipe=recipe, user=request.user, **fields))
+        return Response(TrainingSerializer(run).data, status=202)
+
+
+class TrainingView(_Operators, APIView):
+    @extend_schema(operation_id="training_run", responses=TrainingDetailSerializer)
+    def get(self, request: Request, run: int) -> Response:
+        """One training, with its loss curve so far."""
+        return Response(TrainingDetailSerializer(training_get(run)).data)
+
+
+class TrainingCancelView(_Operators, APIView):
+    @extend_schema(operation_id="training_run_cancel", request=None, responses=TrainingSerializer)
+    def post(self, request: Request, run: int) -> Response:
+        """Stop a training; its last checkpoint stays."""
+        training_cancel(training_get(run))
+        return Response(TrainingSerializer(training_get(run)).data)
+
+
+class TrainingResumeView(_Operators, APIView):
+    @extend_schema(operation_id="training_run_resume", request=None, responses={202: TrainingSerializer})
+    def post(self, request: Request, run: int) -> Response:
+        """Go on from the last checkpoint of a training that was cancelled, failed or killed."""
+        training_resume(training_get(run), user=request.user)
+        return Response(TrainingSerializer(training_get(run)).data, status=202)
+
+
+class DistillationsView(_Operators, generics.ListAPIView):
+    queryset = DistillationRun.objects.select_related("job").order_by("-id")
+    serializer_class = DistillationSerializer
+
+    @extend_schema(operation_id="training_distillations")
+    def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Distillations, newest first."""
+        return super().get(request, *args, **kwargs)
+
+    @extend_schema(
+        operation_id="training_distillation_start", request=DistillationStartSerializer, responses={202: DistillationSerializer}
+    )
+    def post(self, request: Request) -> Response:
+        """Have the teacher answer logged questions, on the queue."""
+        fields = validated(DistillationStartSerializer, request.data)
+        run = distillation_start(DistillationRequest(user=request.user, **fields))
+        return Response(DistillationSerializer(run).data, status=202)
+
+
+class DistillationView(_Operators, APIView):
+    @extend_schema(operation_id="training_distillation", responses=DistillationSerializer)
+    def get(self, request: Request, run: int) -> Response:
+        """One distillation: what was asked, accepted and spent."""
+        return Response(DistillationSerializer(distillation_get(run)).data)
+
+
+class DistillationCancelView(_Operators, APIView):
+    @extend_schema(operation_id="training_distillation_cancel", request=None, responses=DistillationSerializer)
+    def post(self, request: Request, run: int) -> Response:
+        """Stop it; what is answered stays."""
+        distillation_cancel(distillation_get(run))
+        return Response(DistillationSerializer(distillation_get(run)).data)
+
+
+class DistillationResumeView(_Operators, APIView):
+    @extend_schema(operation_id="training_distillation_resume", request=None, responses={202: DistillationSerializer})
+    def post(self, request: Request, run: int) -> Response:
+        """Go on; nothing that is answered is asked again."""
+        distillation_resume(distillation_get(run), user=request.user)
+        return Response(DistillationSerializer(distillation_get(run)).data, status=202)

@@ -1,0 +1,130 @@
+"""The admin's pages and the API of training: who may, what they show, that they start the services' work."""
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.urls import reverse
+
+from adaptrag.common.models import Job
+from agents.models import ModelArtifact
+from agents.selectors import live_variant
+from agents.services import agents_register_defaults
+from tests.training.chats import logged
+from training.admin import curve_lines
+from training.models import DistillationRun, SFTDataset, SFTExample, TeacherBudget, TrainingRun
+from training.services import budget_get
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def staff(client, settings, tmp_path):
+    settings.DATA_DIR = tmp_path
+    client.force_login(get_user_model().objects.create_superuser("root", password="x" * 12))
+    return client
+
+
+@pytest.fixture
+def run(staff):
+    """A training under way, of a dataset with one example kept and one left out."""
+    agents_register_defaults()
+    row = logged(live_variant("hybrid_rag"), "Who built <b>it</b>?", "Anna", reward=1.0)
+    dataset = SFTDataset.objects.create(sha256="0" * 64, counts={"train": 2, "validation": 0, "left_out": {"why": 1}}, path="x")
+    for number, split in enumerate(("train", "train", "left_out")):
+        SFTExample.objects.create(
+            dataset=dataset, interaction=row, split=split, question=f"{row.question} {number}", target="Anna",
+            reason="why" if split == "left_out" else "", messages=[{"role": "user", "content": "x"}],
+        )  # fmt: skip
+    job = Job.objects.create(kind="training.train", state="running", progress=0.4, message="step 2 of 5")
+    curve = [{"step": 1, "train_loss": 2.0}, {"step": 2, "train_loss": 1.0, "tokens_per_second": 300}]
+    return TrainingRun.objects.create(dataset=dataset, job=job, base_model="smollm2", recipe={"steps": 5}, curve=curve)
+
+
+def test_every_page_opens(staff, run):
+    run.artifact = ModelArtifact.objects.create(name="lora-1", kind="adapter", base_model="smollm2", path="x", sha256="0")
+    run.save()
+    distillation = DistillationRun.objects.create(budget=budget_get(), backend="local", model="m")
+    rows = [run, run.dataset, run.dataset.examples.first(), run.artifact, distillation, distillation.budget]
+    for row in rows:
+        name = f"admin:{row._meta.app_label}_{row._meta.model_name}"
+        assert staff.get(reverse(f"{name}_changelist")).status_code == 200, name
+        page = staff.get(reverse(f"{name}_change", args=[row.pk]))
+        assert page.status_code == 200, name
+        assert "<b>it</b>" not in page.content.decode()
+
+
+def test_the_page_of_a_training_shows_its_loss_curve_live(staff, run):
+    page = staff.get(reverse("admin:training_trainingrun_change", args=[run.pk])).content.decode()
+    assert "step 2 of 5" in page
+    assert 'points="300.0,0.0 600.0,90.0"' in page
+    status = reverse("admin:training_trainingrun_status", args=[run.pk])
+    assert f'hx-get="{status}"' in page
+    Job.objects.update(state="failed", error="Memory ran out.")
+    body = staff.get(status).content.decode()
+    assert "Memory ran out." in body
+    assert "hx-get" not in body
+
+
+def test_a_curve_of_one_point_is_no_picture():
+    assert curve_lines([{"step": 1, "train_loss": 2.0}]) == {}
+
+
+def test_dropping_examples_on_their_page_makes_another_dataset(staff, run):
+    example = run.dataset.examples.filter(split="train").first()
+    url = reverse("admin:training_sftexample_changelist")
+    staff.post(url, {"action": "drop", "_selected_action": [example.pk]})
+    child = SFTDataset.objects.get(parent=run.dataset)
+    assert child.counts["train"] == 1
+    assert child.examples.filter(reason="Dropped by root.").count() == 1
+
+
+def test_cancel_asks_first_and_then_asks_the_job(staff, run):
+    url = reverse("admin:training_trainingrun_cancel", args=[run.pk])
+    assert staff.get(url).status_code == 200
+    run.job.refresh_from_db()
+    assert not run.job.cancel_requested
+    staff.post(url, {"confirmed": "yes"})
+    run.job.refresh_from_db()
+    assert run.job.cancel_requested
+
+
+def test_changing_a_limit_leaves_what_was_spent_meanwhile(staff):
+    budget = budget_get()
+    TeacherBudget.objects.update(spent=7)
+    staff.post(reverse("admin:training_teacherbudget_change", args=[budget.pk]), {"name": "default", "limit": 9})
+    budget.refresh_from_db()
+    assert (budget.limit, budget.spent) == (9, 7)
+
+
+# API --------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_api_starts_watches_and_cancels_a_training(staff, run):
+    answer = staff.post("/api/training/runs", {"dataset": run.dataset_id, "steps": 3}, content_type="application/json")
+    assert answer.status_code == 202, answer.json()
+    number = answer.json()["run"]
+    detail = staff.get(f"/api/training/runs/{number}").json()
+    assert (detail["state"], detail["recipe"]["steps"], detail["curve"]) == ("queued", 3, [])
+    assert [row["run"] for row in staff.get("/api/training/runs").json()["results"]] == [number, run.pk]
+    assert staff.post(f"/api/training/runs/{number}/cancel").json()["state"] == "cancelled"
+    assert staff.post(f"/api/training/runs/{number}/resume").json()["state"] == "queued"
+
+
+def test_the_api_starts_a_distillation(staff, run):
+    answer = staff.post("/api/training/distillations", {"model": "m", "limit": 1}, content_type="application/json")
+    assert answer.status_code == 202, answer.json()
+    assert staff.get(f"/api/training/distillations/{answer.json()['run']}").json()["model"] == "m"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"), [({"steps": 0}, 400), ({"steps": "3"}, 400), ({"dataset": 99}, 404), ({"colour": "red"}, 400)]
+)
+def test_the_api_refuses_what_can_t_be(staff, run, body, status):
+    assert staff.post("/api/training/runs", body, content_type="application/json").status_code == status
+
+
+def test_training_is_for_operators(client, run):
+    client.logout()
+    client.force_login(get_user_model().objects.create_user("asker", password="x" * 12))
+    for url in ("/api/training/runs", "/api/training/distillations", "/api/training/datasets"):
+        assert client.get(url).status_code == 403
+    assert client.get("/api/training/runs/1").status_code == 403
