@@ -87,8 +87,8 @@ def run(address: Address, *, stay: bool, say: Say) -> None:
             _prepare(say)
             for program in others:
                 supervisor.start(program)
+            agents_register_defaults()  # before the documents: what agents search besides passages is then made with them
             _ingest_docs(say)
-            agents_register_defaults()
             wait_until_ready(address, supervisor, say)
             user, credentials = operator_account()
             _greet(address, credentials, time.monotonic() - began, say)

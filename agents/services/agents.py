@@ -26,7 +26,17 @@ from agents.strategies import STRATEGIES
 from agents.strategies.base import AgentAnswer, AgentRequest, Strategy, Tools
 from agents.strategies.lora_rag import LoraRAG
 
-DEFAULT_AGENTS = ("naive_rag", "hybrid_rag", "agentic_rag")
+# Those that the shipped model serves well, on any collection; docs/decisions/0008-agent-families.md.
+DEFAULT_AGENTS = (
+    "naive_rag",
+    "hybrid_rag",
+    "agentic_rag",
+    "sentence_window_rag",
+    "parent_child_rag",
+    "hyde_rag",
+    "corrective_rag",
+    "graph_rag",
+)
 _REVISABLE = ("strategy", "chat_backend", "chat_model", "chat_options", "artifact", "parameters", "inherit")
 
 
@@ -123,7 +133,7 @@ def agent_set_state(variant: AgentVariant, state: str, user: Any = None) -> Agen
 
 
 def agents_register_defaults(user: Any = None) -> list[AgentVariant]:
-    """The three agents of a fresh installation, on the shipped model. Does nothing where any agent exists."""
+    """The agents of a fresh installation, on the shipped model. Does nothing where any agent exists."""
     with transaction.atomic():
         if AgentVariant.objects.exists():
             return []

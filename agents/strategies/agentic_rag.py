@@ -47,13 +47,13 @@ class AgenticRAG(Strategy):
             if not gap or gap in asked:
                 break
             asked.add(gap)
-            found = tools.retrieve(gap, request.top_k, "hybrid", purpose="gap")
+            found = tools.retrieve(gap, request.top_k + len(used), "hybrid", purpose="gap")
             seen = {passage.chunk_id for passage in used}
             fresh = [passage for passage in found if passage.chunk_id not in seen]
             if not fresh:
                 break
-            # Room for what the gap asked for, beside the best passages of the question itself.
-            widened = [*used[: max(1, self.parameters.prompt_passages // 2)], *fresh][: self.parameters.prompt_passages]
+            # Room for one passage that the gap found: more of them push out what answers the question (decision 0008).
+            widened = [*used[: max(1, self.parameters.prompt_passages - 1)], *fresh][: self.parameters.prompt_passages]
             # What may still be replaced is held back; a last try after a draft that knew nothing can only be better.
             streamed = abstains(text) and attempt == self.parameters.retries - 1
             refined = self._draft(request, widened, tools, purpose="refine", stream=streamed)
@@ -89,7 +89,7 @@ class AgenticRAG(Strategy):
         named = [word for word in dict.fromkeys(content_words(draft)) if word[:1].isdigit() or len(word) > 3][:12]
         gap = ""
         if missing:
-            gap = " ".join(missing)
+            gap = " ".join([search_query(request), *missing])
         elif abstains(draft):
             gap = " ".join(dict.fromkeys([*content_words(request.question), *named]))
         tools.note("critic", begun, purpose="coverage", missing=missing, abstained=abstains(draft), query=gap)

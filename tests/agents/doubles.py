@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agents.classifier import content_words
 from agents.errors import ChatModelUnavailable, NothingIngested
 from agents.llm.base import Completion, Usage
 from agents.retrieval.base import Passage
@@ -29,9 +30,12 @@ class WordOverlap:
         self.options.append(options)
         if not self.texts:
             raise NothingIngested("The collection is empty. Upload a document first.")
-        words = set(query.lower().replace("?", "").split())
+        words = content_words(query)  # a word that is given twice counts twice
         scored = sorted(
-            ((len(words & set(text.lower().replace(".", "").split())), -index) for index, text in enumerate(self.texts)),
+            (
+                (sum(word in text.lower().replace(".", "").split() for word in words), -index)
+                for index, text in enumerate(self.texts)
+            ),
             reverse=True,
         )
         return [

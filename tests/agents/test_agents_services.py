@@ -7,14 +7,15 @@ from agents.errors import ImmutableVariant
 from agents.models import AgentVariant
 from agents.selectors import live_variants
 from agents.services import agent_register, agent_revise, agent_set_enabled, agents_register_defaults
+from agents.services.agents import DEFAULT_AGENTS
 
 pytestmark = pytest.mark.django_db
 
 
 def test_the_default_agents_are_registered_once():
-    assert [variant.name for variant in agents_register_defaults()] == ["naive_rag", "hybrid_rag", "agentic_rag"]
+    assert [variant.name for variant in agents_register_defaults()] == list(DEFAULT_AGENTS)
     assert agents_register_defaults() == []
-    assert AgentVariant.objects.count() == 3
+    assert AgentVariant.objects.count() == len(DEFAULT_AGENTS)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from adaptrag.ops import demo
 from adaptrag.ops.demo import Address
 from adaptrag.ops.errors import DemoFailed
 from adaptrag.ops.supervisor import Program, Supervisor
+from agents.services.agents import DEFAULT_AGENTS
 from tests.ops.conftest import free_port
 from tests.ops.site import ROOT, Site
 
@@ -146,7 +147,7 @@ def test_the_demo_answers_with_the_real_model_and_a_second_run_takes_seconds(tmp
 
     with started(site, port) as third:
         third.read_until("Ctrl-C")
-        assert site.rows("SELECT count(*) FROM agents_agentvariant") == [(3,)]
+        assert site.rows("SELECT count(*) FROM agents_agentvariant") == [(len(DEFAULT_AGENTS),)]
         web = next(process for process in third.descendants if "uvicorn" in " ".join(process.cmdline()))
         web.kill()
         third.read_until("web was ended by SIGKILL")
