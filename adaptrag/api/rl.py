@@ -1,4 +1,4 @@
-"""GET /api/rl/stats, /api/rl/leaderboard; POST /api/rl/reset."""
+"""GET /api/rl/stats, /api/rl/leaderboard; POST /api/rl/optimize, /api/rl/reset."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rest_framework.views import APIView
 from adaptrag.api.fields import Choice, Strict, validated
 from agents.classifier import CATEGORIES
 from rewards.leaderboard import leaderboard, stats
+from rewards.self_improver import improvement_report
 from rewards.services import learning_reset
 
 SINCE = OpenApiParameter("since", OpenApiTypes.DATETIME, description="Only what was asked from then on.")
@@ -89,6 +90,35 @@ class LeaderboardSerializer(serializers.Serializer):
     rows = LeaderboardRowSerializer(many=True)
 
 
+class ActionSerializer(serializers.Serializer):
+    kind = serializers.ChoiceField(choices=["pause", "retire", "prior", "eval_set"])
+    label = serializers.CharField()
+    values = serializers.DictField()
+
+
+class FindingSerializer(serializers.Serializer):
+    key = serializers.CharField(help_text="Names the finding from one report to the next.")
+    kind = serializers.CharField()
+    title = serializers.CharField()
+    detail = serializers.CharField()
+    estimate = serializers.FloatField(help_text="Effect on the reward; of `unsupported`, a share.")
+    low = serializers.FloatField(help_text="Lower end of the 95 % interval.")
+    high = serializers.FloatField()
+    n = serializers.IntegerField()
+    p = serializers.FloatField(allow_null=True)
+    q = serializers.FloatField(allow_null=True, help_text="p after the correction for all that was tested; null for a count.")
+    action = ActionSerializer(allow_null=True)
+
+
+class ReportSerializer(serializers.Serializer):
+    at = serializers.DateTimeField()
+    since = serializers.DateTimeField()
+    ratings = serializers.IntegerField(help_text="Rated answers that were analysed.")
+    questions = serializers.IntegerField(help_text="Questions whose answers and passages were read.")
+    false_discovery_rate = serializers.FloatField()
+    findings = FindingSerializer(many=True)
+
+
 class ResetSerializer(serializers.Serializer):
     policy = serializers.CharField()
     policy_revision = serializers.IntegerField()
@@ -120,6 +150,16 @@ class LeaderboardView(APIView):
         query = validated(LeaderboardQuery, request.query_params.dict())
         rows = leaderboard(query.get("category"), query.get("since"))
         return Response({"rows": [row.as_dict() for row in rows]})
+
+
+class OptimizeView(APIView):
+    operator_methods = ("POST",)
+    site_wide = True
+
+    @extend_schema(operation_id="rl_optimize", request=StatsQuery, responses=ReportSerializer)
+    def post(self, request: Request) -> Response:
+        """What the log says about how to do better: findings with intervals, each with its action where there is one."""
+        return Response(improvement_report(validated(StatsQuery, request.data).get("since")).as_dict())
 
 
 class ResetView(APIView):

@@ -12,7 +12,7 @@ from adaptrag.api.feedback import FeedbackView
 from adaptrag.api.health import HealthView
 from adaptrag.api.inventory import AgentsView, CollectionsView
 from adaptrag.api.queries import CompareView, InteractionView, QueryAgentView, QueryView
-from adaptrag.api.rl import LeaderboardView, ResetView, StatsView
+from adaptrag.api.rl import LeaderboardView, OptimizeView, ResetView, StatsView
 from adaptrag.api.training import (
     DatasetsView,
     DistillationCancelView,
@@ -35,6 +35,7 @@ urlpatterns = [
     path("feedback", FeedbackView.as_view(), name="feedback"),
     path("rl/stats", StatsView.as_view(), name="rl-stats"),
     path("rl/leaderboard", LeaderboardView.as_view(), name="rl-leaderboard"),
+    path("rl/optimize", OptimizeView.as_view(), name="rl-optimize"),
     path("rl/reset", ResetView.as_view(), name="rl-reset"),
     path("agents", AgentsView.as_view(), name="agents"),
     path("collections", CollectionsView.as_view(), name="collections"),

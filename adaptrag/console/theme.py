@@ -85,6 +85,12 @@ UNFOLD = {
                     "admin_leaderboard",
                     permission=lambda request: request.user.has_perm("rewards.view_banditarm"),
                 ),
+                _page(
+                    "Improve",
+                    "auto_fix_high",
+                    "admin_improve",
+                    permission=lambda request: request.user.has_perm("rewards.view_interaction"),
+                ),
                 _rows("Arms", "casino", "rewards.banditarm"),
                 _rows("Priors", "balance", "rewards.priorreward"),
                 _rows("Routing policies", "alt_route", "rewards.routingpolicy"),

@@ -5,7 +5,7 @@ from django.contrib.auth import views as auth_views
 from django.urls import path
 from django.views.generic import RedirectView
 
-from adaptrag.console import leaderboard, views
+from adaptrag.console import improving, leaderboard, views
 from evals.admin.judges import judges_page
 
 urlpatterns = [
@@ -22,5 +22,7 @@ urlpatterns = [
     path("admin/leaderboard/", admin.site.admin_view(leaderboard.leaderboard_page), name="admin_leaderboard"),
     path("admin/leaderboard/reset/", admin.site.admin_view(leaderboard.reset_page), name="admin_learning_reset"),
     path("admin/judges/", admin.site.admin_view(judges_page), name="admin_judges"),
+    path("admin/improve/", admin.site.admin_view(improving.improvement_page), name="admin_improve"),
+    path("admin/improve/act/", admin.site.admin_view(improving.act_page), name="admin_improve_act"),
     path("admin/live-jobs/", admin.site.admin_view(views.live_jobs_fragment), name="admin_live_jobs"),
 ]
