@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,30 +91,30 @@ stamp(text) AS MATERIALIZED (
     || '/' || (SELECT {counts} || ' ' || COALESCE(CAST(SUM(pulls) AS TEXT) || ' ' || CAST(SUM(total) AS TEXT), '') FROM {prior})
     || '/' || (SELECT {counts} FROM {linear})
 )
-SELECT f.id, f.predecessor_id, f.name, f.inherit, l.min_share, l.max_share, CASE WHEN l.paused THEN 1 ELSE 0 END,
-       r.name, r.kind, r.parameters, r.min_share, r.revision, COALESCE(c.ticks, 0), COALESCE(c.epoch, 0), p.agent_name,
+SELECT NULL, CAST(NULL AS BIGINT), r.name, r.min_share, COALESCE(c.epoch, 0), NULL, {settings}, r.kind,
+       CAST(r.parameters AS TEXT), r.revision, COALESCE(c.ticks, 0), p.agent_name,
        CASE WHEN r.sticky_sessions AND %s <> '' THEN (
            SELECT variant_id FROM {interaction} WHERE session = %s AND mode IN ('bandit', 'sticky') AND state = 'answered'
            ORDER BY created_at DESC LIMIT 1
        ) END,
        s.text
-FROM family f CROSS JOIN stamp s
-LEFT JOIN {limit} l ON l.agent_name = f.name
-LEFT JOIN {policy} r ON r.active
-LEFT JOIN {clock} c ON c.id = 1
-LEFT JOIN {pin} p ON p.category = %s
+FROM stamp s LEFT JOIN {policy} r ON r.active LEFT JOIN {clock} c ON c.id = 1 LEFT JOIN {pin} p ON p.category = %s
 UNION ALL
-SELECT variant_id, NULL, category, weight, weighted_total, weighted_squares, -1, {nothing}
+SELECT f.id, f.predecessor_id, f.name, f.inherit, l.min_share, l.max_share, CASE WHEN l.paused THEN 1 ELSE 0 END, {nothing}
+FROM family f LEFT JOIN {limit} l ON l.agent_name = f.name
+UNION ALL
+SELECT variant_id, NULL, category, weight, weighted_total, weighted_squares, {arm_mark}, {nothing}
 FROM {arm} WHERE (SELECT text FROM stamp) <> %s
 UNION ALL
-SELECT NULL, NULL, agent_name, pulls, total, NULL, -2, category, {nothing_more}
+SELECT NULL, NULL, agent_name, pulls, total, NULL, {prior_mark}, category, {nothing_more}
 FROM {prior} WHERE (SELECT text FROM stamp) <> %s
 UNION ALL
-SELECT variant_id, NULL, design, NULL, NULL, NULL, -3, response, {nothing_more}
+SELECT variant_id, NULL, design, NULL, NULL, NULL, {linear_mark}, response, {nothing_more}
 FROM {linear} WHERE (SELECT text FROM stamp) <> %s
 """
-_NOTHING = {"nothing": ", ".join(["NULL"] * 10), "nothing_more": ", ".join(["NULL"] * 9)}
-_ARM, _PRIOR, _LINEAR = -1, -2, -3  # where a member of the family has 0, or 1 if it is paused
+_SETTINGS, _ARM, _PRIOR, _LINEAR = -1, -2, -3, -4  # where a member of the family has 0, or 1 if it is paused
+_MARKS = {"settings": _SETTINGS, "arm_mark": _ARM, "prior_mark": _PRIOR, "linear_mark": _LINEAR}
+_NOTHING = {"nothing": ", ".join(["NULL"] * 7), "nothing_more": ", ".join(["NULL"] * 6)}
 PREPARED_MOST = 1000
 
 _seen: dict[str, Evidence] = {}  # by the connection's alias; replaced whole, so that threads need no lock
@@ -124,23 +124,30 @@ def decision_state(category: str, variants: Sequence[AgentVariant], session: str
     """Policy, limits and evidence for a choice among saved `variants` in one query."""
     known = _seen.get(connection.alias)
     rows = _rows(category, variants, session, known)
-    first = next(row for row in rows if row[6] >= 0)
-    if first[7] is None:
+    first = next(row for row in rows if row[6] == _SETTINGS)
+    if first[2] is None:
         active_policy()
         rows = _rows(category, variants, session, known)
-        first = next(row for row in rows if row[6] >= 0)
+        first = next(row for row in rows if row[6] == _SETTINGS)
     family = {row[0]: Member._make(row[:7]) for row in rows if row[6] >= 0}
-    if known is None or known.stamp != first[16]:
-        known = _seen[connection.alias] = _evidence(first[16], rows)
-    return DecisionState(settings=Settings._make(first[7:16]), family=family, evidence=known)
+    _, _, policy, min_share, epoch, _, _, kind, parameters, revision, ticks, pinned, sticky, stamp = first
+    if known is None or known.stamp != stamp:
+        known = _seen[connection.alias] = _evidence(stamp, rows)
+    settings = Settings(policy, kind, parameters, min_share, revision, ticks, epoch, pinned, sticky)
+    return DecisionState(settings=settings, family=family, evidence=known)
+
+
+@lru_cache(maxsize=16)
+def _sql(count: int) -> str:
+    ids = ",".join(["%s"] * count)
+    return " ".join(_SQL.format(ids=ids, counts=_STAMP, **_TABLES, **_MARKS, **_NOTHING).split())
 
 
 def _rows(category: str, variants: Sequence[AgentVariant], session: str, known: Evidence | None) -> list[tuple[Any, ...]]:
-    ids = [variant.pk for variant in variants]
-    sql = _SQL.format(ids=",".join(["%s"] * len(ids)), counts=_STAMP, **_TABLES, **_NOTHING)
+    ids = [variant.id for variant in variants]
     stamp = "" if known is None else known.stamp
     with connection.cursor() as cursor:
-        cursor.execute(sql, [*ids, session, session, category, stamp, stamp, stamp])
+        cursor.execute(_sql(len(ids)), [*ids, session, session, category, stamp, stamp, stamp])
         return cursor.fetchall()
 
 
@@ -172,7 +179,7 @@ def arm_evidence(
     """The variants as arms: own rewards, plus each predecessor's at the share that its successor inherits.
 
     now: the time in the unit of the policy's half-life. context: the question's, for a linear policy."""
-    lines = tuple(_line(variant.pk, state.family) for variant in variants)
+    lines = tuple(_line(variant.id, state.family) for variant in variants)
     names = tuple(variant.name for variant in variants)
     prepared = state.evidence.prepared
     if len(prepared) > PREPARED_MOST:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import secrets
 import time
 from collections.abc import Sequence
@@ -64,12 +65,12 @@ class BanditRouter:
                 "No agent is switched on, so nothing can answer. Enable one in the admin under Agents, or register one there."
             )
         state = decision_state(category, variants, session)
-        taking = [variant for variant in variants if not state.family[variant.pk].paused]
+        taking = [variant for variant in variants if not state.family[variant.id].paused]
         if state.settings.pinned is not None:
             return _undrawn(Interaction.Mode.PINNED, _pinned(category, state.settings.pinned, taking), state)
         if not taking:
             raise NoCandidates("Every agent that could answer is paused. Resume one in the admin under Traffic limits.")
-        kept = next((variant for variant in taking if variant.pk == state.settings.sticky_variant), None)
+        kept = next((variant for variant in taking if variant.id == state.settings.sticky_variant), None)
         if kept is not None:
             return _undrawn(Interaction.Mode.STICKY, kept, state)
         return self._drawn(category, taking, state, question, secrets.randbits(63) if seed is None else seed)
@@ -86,7 +87,7 @@ class BanditRouter:
         # The policy's own randomness is a stream apart, so the draw can be repeated from the logged probabilities alone.
         probabilities = policy.probabilities(evidence, np.random.default_rng((seed, 1)))
         probabilities = _bounded(probabilities, variants, state)
-        chosen = draw(probabilities, np.random.default_rng(seed))
+        chosen = draw(probabilities, random.Random(seed))  # noqa: S311 - a draw, no secret
         candidates = _candidates(variants, probabilities, evidence)
         return RoutingDecision(
             variant=variants[chosen],
@@ -103,7 +104,7 @@ class BanditRouter:
 
 def drawn_again(candidates: Sequence[dict[str, Any]], seed: int) -> int:
     """Index of the candidate that a logged decision picked, from its logged probabilities and seed."""
-    return draw(np.array([candidate["probability"] for candidate in candidates]), np.random.default_rng(seed))
+    return draw(np.array([candidate["probability"] for candidate in candidates]), random.Random(seed))  # noqa: S311
 
 
 def _pinned(category: str, agent: str, taking: Sequence[AgentVariant]) -> AgentVariant:
@@ -144,7 +145,7 @@ def _candidates(variants: Sequence[AgentVariant], probabilities: np.ndarray, evi
         {
             "agent": variant.name,
             "revision": variant.revision,
-            "variant_id": variant.pk,
+            "variant_id": variant.id,
             "probability": probability,
             "pulls": round(pulls, 6),
             "mean": round(total / pulls, 6) if pulls > 0 else None,
@@ -159,10 +160,13 @@ def _policy(kind: str, parameters: str) -> Policy:
 
 
 def _bounded(probabilities: np.ndarray, variants: Sequence[AgentVariant], state: DecisionState) -> np.ndarray:
-    members = [state.family[variant.pk] for variant in variants]
+    members = [state.family[variant.id] for variant in variants]
     floor = state.settings.min_share
+    bounds = [(member.min_share, member.max_share) for member in members]
+    if floor * len(bounds) <= 1 and probabilities.min() >= floor and set(bounds) == {(None, None)}:
+        return probabilities
     try:
-        floors, caps = traffic_bounds(floor, [(member.min_share, member.max_share) for member in members])
+        floors, caps = traffic_bounds(floor, bounds)
     except ValueError as error:
         raise InfeasibleShares(f"No question can be routed: {error}", min_share=floor, agents=len(variants)) from error
     # What caps cut off goes to the arm that the policy likes best of those without a cap.

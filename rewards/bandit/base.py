@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
@@ -159,8 +160,8 @@ def share_among(best: Array) -> Array:
     return best / best.sum(axis=-1, keepdims=True)
 
 
-def draw(probabilities: Array, rng: np.random.Generator) -> int:
-    """An arm's index, drawn with the given probabilities, shape (K,); an arm of probability 0 is never drawn.
+def draw(probabilities: Array, rng: np.random.Generator | random.Random) -> int:
+    """An arm's index, drawn with the given probabilities, shape (K,), by one `rng.random()`; never an arm of probability 0.
 
     Raises ValueError if they are negative, not finite, or do not sum to 1."""
     probabilities = np.asarray(probabilities, dtype=float)
@@ -214,6 +215,6 @@ def project(probabilities: Array, floors: Array, caps: Array, incumbent: int) ->
         return wanted
     # x(shift) = clip(wanted - shift, floors, caps) sums to a piecewise linear, falling function of shift: find where it is 1.
     shifts = np.sort(np.concatenate([wanted - caps, wanted - floors]))
-    sums = np.clip(wanted - shifts[:, None], floors, caps).sum(axis=1)
+    sums = np.minimum(np.maximum(wanted - shifts[:, None], floors), caps).sum(axis=1)
     shift = np.interp(-1.0, -sums, shifts)
-    return np.clip(wanted - shift, floors, caps)
+    return np.minimum(np.maximum(wanted - shift, floors), caps)
