@@ -99,6 +99,23 @@ def test_a_spent_budget_ends_cleanly_and_resuming_with_more_does_the_rest(datase
     assert "is done; nothing is missing" in evals("--resume", result["run"], code=1)[1]
 
 
+def test_ctrl_c_keeps_what_is_answered_and_says_how_to_go_on(dataset, monkeypatch):
+    from evals.management.commands.evals import Command
+
+    def interrupt(self, fraction, message=""):
+        if message.startswith("3 of 10"):
+            raise KeyboardInterrupt
+
+    scripted("one", "Nobody")
+    monkeypatch.setattr(Command, "progress", interrupt)
+    out, err = evals("--agents", "one", "--dataset", dataset, "--json", code=1)
+    run = EvalRun.objects.get()
+    assert f"go on with: evals --resume {run.pk}" in err
+    assert (json.loads(out)["state"], run.results.count()) == ("cancelled", 3)
+    monkeypatch.undo()
+    assert json.loads(evals("--resume", run.pk, "--json")[0])["agents"][0]["n"] == 10
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
