@@ -66,6 +66,7 @@
   options.scatter = ({ x, y, unit }) => ({
     ...common,
     interaction: { mode: "nearest", intersect: true },
+    clip: false, // points at 0 and 1 stand on the edge
     scales: {
       x: axis({ type: "linear", beginAtZero: true, ...(unit && { max: 1 }), title: { display: true, text: x, color: resolved("var(--ar-axis)") } }),
       y: axis({ min: 0, max: 1, title: { display: true, text: y, color: resolved("var(--ar-axis)") } }),
