@@ -77,11 +77,12 @@ class Document(models.Model):
     state = models.CharField(max_length=16, choices=State, default=State.PENDING)
     error = models.TextField(blank=True)
     metadata = models.JSONField(default=dict, blank=True)
-    tables_file = models.CharField(
+    tables_file = models.FileField(
+        upload_to="tables/",
         max_length=300,
         blank=True,
         editable=False,
-        help_text="DuckDB file with its tables, under the uploads' folder; metadata.tables describes them.",
+        help_text="DuckDB file with its tables; metadata.tables describes them.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
@@ -95,11 +96,11 @@ class Document(models.Model):
 
 
 class DocumentImage(models.Model):
-    """A picture that is a document or stands in one, and what was read from it. `file` lies under the uploads' folder."""
+    """A picture that is a document or stands in one, and what was read from it."""
 
     document = models.ForeignKey(Document, on_delete=models.CASCADE, related_name="images")
     number = models.PositiveIntegerField(help_text="Counts from 1 in the document.")
-    file = models.CharField(max_length=300)
+    file = models.FileField(upload_to="images/", max_length=300)
     content_type = models.CharField(max_length=32)
     width = models.PositiveIntegerField()
     height = models.PositiveIntegerField()

@@ -58,7 +58,7 @@ def collection_for(name: str | None) -> Collection:
 
 def image_path(image: DocumentImage) -> Path:
     """Its file. Raises NotFound where that is gone."""
-    path = Path(settings.MEDIA_ROOT) / image.file
+    path = Path(settings.MEDIA_ROOT) / image.file.name
     if not path.is_file():
         raise NotFound(f"The file of image {image.pk} is missing. Upload its document again.", image=image.pk)
     return path

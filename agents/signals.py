@@ -18,7 +18,7 @@ from agents.services.storing import content_changed, remove_files
 @receiver(post_delete, sender=Document)
 def document_deleted(sender: type[Document], instance: Document, origin: Model | QuerySet, **_: Any) -> None:
     """Hide the document from the index that serves, in the transaction that deletes it; its files go on commit."""
-    remove_files({instance.file.name, instance.incoming.name, instance.tables_file} - {"", None})
+    remove_files({instance.file.name, instance.incoming.name, instance.tables_file.name} - {"", None})
     if _model(origin) is Collection:  # the index goes too
         return
     content_changed(instance.collection_id)
@@ -30,7 +30,7 @@ def document_deleted(sender: type[Document], instance: Document, origin: Model |
 
 @receiver(post_delete, sender=DocumentImage)
 def image_deleted(sender: type[DocumentImage], instance: DocumentImage, **_: Any) -> None:
-    remove_files({instance.file})
+    remove_files({instance.file.name})
 
 
 @receiver(post_delete, sender=Collection)

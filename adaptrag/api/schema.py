@@ -33,6 +33,7 @@ ALSO = {
     "/api/feedback": (404, 409),
     "/api/interactions": (404,),
     "/api/documents": (404, 409, 422),
+    "/api/images": (404,),
     "/api/rl/reset": (409,),
     "/api/evals": (404, 409),
 }

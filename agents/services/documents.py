@@ -26,6 +26,7 @@ from agents.services.reading import file_content
 from agents.services.storing import checked_source, holds, remove_files, store, upload_path
 
 UUID_LENGTH = 32
+IMAGE_SIGNS = {PDF: (b"/Image",), DOCX: (b"word/media/",), PPTX: (b"ppt/media/",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ def document_add(
     found = detect(name, data, content_type)
     check_size(name, len(data), limits(found))
     file = f"documents/{collection.pk}/{uuid7().hex}-{get_valid_filename(PurePosixPath(name).name)[-100:]}"
-    if index and (len(data) > settings.ADAPTRAG_INLINE_BYTES or _takes_long(found)):
+    if index and (len(data) > settings.ADAPTRAG_INLINE_BYTES or _takes_long(found, data)):
         return _add_later(collection, source, found, data, digest, file, user)
     content = file_content(collection, name, data, found, source=source, sha256=digest, file=file)
     try:
@@ -122,9 +123,12 @@ def document_read(document_id: int) -> Document | None:
     return stored.document
 
 
-def _takes_long(content_type: str) -> bool:
-    """A vision model may take its time with each image."""
-    return bool(settings.ADAPTRAG_VISION_MODEL) and content_type in (*IMAGES, PDF, DOCX, PPTX)
+def _takes_long(content_type: str, data: bytes) -> bool:
+    """There are images in it, as far as its bytes tell, and reading or describing one takes seconds."""
+    if not (settings.ADAPTRAG_OCR or settings.ADAPTRAG_VISION_MODEL):
+        return False
+    # Names of an archive's parts and dictionaries of a PDF's images are never compressed.
+    return content_type in IMAGES or any(sign in data for sign in IMAGE_SIGNS.get(content_type, ()))
 
 
 def _same_again(document: Document, digest: str, index: bool, user: Any) -> DocumentResult | None:

@@ -25,7 +25,7 @@ from agents.ingestion.text import clean
 from agents.llm.vision import describe
 from agents.models import Collection
 from agents.retrieval.files import flush
-from agents.services.storing import Content, PictureContent, chunks_of, upload_path
+from agents.services.storing import READING_PREFIX, Content, PictureContent, chunks_of, upload_path
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def file_content(
 ) -> Content:
     """Raises DocumentRejected. The files of its tables and images lie in place; `Content.discard` takes them away again."""
     upload_path("").mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".reading-", dir=upload_path("")) as temporary:
+    with tempfile.TemporaryDirectory(prefix=READING_PREFIX, dir=upload_path("")) as temporary:
         folder = Path(temporary)
         parsed = parse(name, data, content_type, folder=folder)
         chunks, pictures, notes = chunks_of(parsed), [], {}
@@ -138,7 +138,7 @@ def _moved(path: Path, name: str) -> str:
 def tables_put(collection: Collection, documents: Sequence[Sequence[Table]]) -> list[str]:
     """A DuckDB file for the tables of each document, made by one child process; their names under MEDIA_ROOT."""
     upload_path("").mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".reading-", dir=upload_path("")) as temporary:
+    with tempfile.TemporaryDirectory(prefix=READING_PREFIX, dir=upload_path("")) as temporary:
         paths = [Path(temporary) / f"{number}.duckdb" for number in range(len(documents))]
         lines = [
             json.dumps({"path": str(path), "tables": [asdict(table) for table in tables]})

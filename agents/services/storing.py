@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +26,7 @@ from agents.models import Chunk, Collection, Document, DocumentImage
 from agents.retrieval.embedding import token_count
 
 LONGEST_SOURCE = 1000
+READING_PREFIX = ".reading-"  # of the folders in which files are made, beside their places
 UPLOAD_FOLDERS = ("documents", "tables", "images")  # each with a folder a collection, under MEDIA_ROOT
 ORPHAN_AGE = 24 * 3600  # seconds; a younger file may belong to an upload that is under way
 
@@ -130,9 +132,7 @@ def store(collection: Collection, contents: Sequence[Content]) -> list[Stored]:
 
 def _write(fresh: Sequence[tuple[Document, Content]]) -> None:
     replaced = [document for document, _ in fresh if document.pk]
-    unused = {
-        name for document in replaced for name in (document.file.name, document.incoming.name, document.tables_file) if name
-    }
+    unused = {file.name for one in replaced for file in (one.file, one.incoming, one.tables_file) if file}
     for document, content in fresh:
         document.title, document.content_type = content.title, content.content_type
         document.metadata = content.metadata | {"cut": cut()}
@@ -205,6 +205,9 @@ def sweep_uploads(collection: Collection) -> None:
         for path in folder.iterdir() if folder.is_dir() else ():
             if path.name not in named and path.stat().st_mtime < time.time() - ORPHAN_AGE:
                 path.unlink(missing_ok=True)
+    for folder in upload_path("").glob(f"{READING_PREFIX}*"):
+        if folder.stat().st_mtime < time.time() - ORPHAN_AGE:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_files(names: set[str]) -> None:

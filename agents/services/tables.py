@@ -35,7 +35,7 @@ def tables_of(collection: Collection, documents: Sequence[int]) -> list[KnownTab
             title=" > ".join(filter(None, (document.title or document.source, table["sheet"]))),
             document_id=document.pk,
             chunk_id=described[document.pk, table["name"]],
-            path=upload_path(document.tables_file),
+            path=upload_path(document.tables_file.name),
             stored_as=table["name"],
             schema=table,
         )

@@ -133,6 +133,7 @@ class TestStored:
     @pytest.fixture(autouse=True)
     def own_uploads(self, settings, tmp_path):
         settings.MEDIA_ROOT = tmp_path / "uploads"
+        settings.ADAPTRAG_JOBS_EAGER = True
 
     @pytest.fixture
     def collection(self):
@@ -168,6 +169,24 @@ class TestStored:
         document = services.document_add(collection=collection, name="notice.docx", data=data).document
         assert document.metadata["ocr"].startswith("0 of 1 images read: ")
         assert document.state == Document.State.READY
+
+    @pytest.mark.parametrize(
+        ("name", "data", "later"),
+        [
+            ("photo.png", PICTURE, True),
+            ("scan.pdf", sample_files.pdf_with_image(PICTURE), True),
+            ("report.docx", sample_files.docx_with_image(PICTURE), True),
+            ("deck.pptx", sample_files.pptx(("Fees", "See."), picture=PICTURE), True),
+            ("text.pdf", sample_files.pdf("Only text."), False),
+            ("text.docx", sample_files.docx(("Normal", "Only text.")), False),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_what_holds_images_is_read_by_a_job(self, collection, settings, name, data, later):
+        settings.ADAPTRAG_JOBS_EAGER = False
+        result = services.document_add(collection=collection, name=name, data=data)
+        assert (result.job is not None and result.job.kind == "ingest") is later
+        assert result.document.state == (Document.State.PENDING if later else Document.State.READY)
 
     def test_a_vision_model_describes_images_and_its_words_are_found(self, collection, vision, settings):
         services.document_add(collection=collection, name="chart.png", data=PICTURE)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -198,6 +200,20 @@ class TestStored:
             self.add(collection, data=b"a,b\n1,2,3\n")
         assert self.files(settings) == []
         assert not Document.objects.exists()
+
+    def test_what_a_dead_process_left_is_swept_away_in_time(self, collection, settings):
+        self.add(collection)
+        (kept,) = self.files(settings)
+        root, old = Path(settings.MEDIA_ROOT), time.time() - 2 * 24 * 3600
+        for path in (kept.with_name("orphan.duckdb"), root / ".reading-dead" / "tables.duckdb", root / ".reading-alive" / "x"):
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+        for path in (kept, kept.with_name("orphan.duckdb"), root / ".reading-dead"):
+            os.utime(path, (old, old))
+        self.add(collection, name="more.csv")
+        assert kept in self.files(settings)
+        assert len(self.files(settings)) == 2
+        assert [path.name for path in root.glob(".reading-*")] == [".reading-alive"]
 
     def test_only_the_first_rows_are_searched_but_all_are_asked(self, collection, settings):
         settings.ADAPTRAG_INDEXED_ROWS = 2

@@ -20,7 +20,7 @@ def site(db, user, settings, tmp_path):
     image = DocumentImage.objects.create(
         document=secret, number=1, file=f"images/{board.pk}/1.jpg", content_type="image/jpeg", width=700, height=260
     )
-    path = settings.MEDIA_ROOT / image.file
+    path = settings.MEDIA_ROOT / image.file.name
     path.parent.mkdir(parents=True)
     path.write_bytes(sample_files.image("JPEG", "Fees"))
     for name in ("hybrid_rag", "table_rag", "multimodal_rag"):

@@ -20,7 +20,7 @@ def picture(fees, settings):
     image = DocumentImage.objects.create(
         document=fees, number=1, file="images/1.jpg", content_type="image/jpeg", width=700, height=260, description='A "chart".'
     )
-    path = settings.MEDIA_ROOT / image.file
+    path = settings.MEDIA_ROOT / image.file.name
     path.parent.mkdir(parents=True)
     path.write_bytes(sample_files.image("JPEG", "Fees"))
     fees.chunks.create(ordinal=9, text="A chart of fees.", kind=Chunk.Kind.IMAGE, image=image, place={"image": 1})
@@ -51,7 +51,7 @@ def test_the_image_is_shown_to_those_who_are_signed_in(reader_client, client, pi
 
 
 def test_an_image_whose_file_is_gone_is_not_found(reader_client, picture, settings):
-    (settings.MEDIA_ROOT / picture.file).unlink()
+    (settings.MEDIA_ROOT / picture.file.name).unlink()
     assert reader_client.get(reverse("source_image", args=[picture.pk])).status_code == 404
 
 
