@@ -21,7 +21,7 @@ from agents.classifier import CATEGORIES, classify
 from agents.errors import AgentFailed, UnknownCollection
 from agents.llm.base import Message, OnText
 from agents.models import AgentVariant, Collection
-from agents.selectors import collection_for, live_variant, live_variants
+from agents.selectors import collection_for, live_variant, live_variants, variants_ready
 from agents.services import agent_answer
 from agents.strategies.base import AgentRequest
 from evals.services import experiment_assign
@@ -107,7 +107,7 @@ def query(
         # Who narrows the candidates asks for a choice among them, not for an experiment's.
         decision = experiment_assign(request.session, category) if request.candidates is None else None
         if decision is None:
-            candidates = _candidates(request.candidates)
+            candidates = _candidates(request.candidates, collection)
             decision = BanditRouter().route(category, candidates, question=question, session=request.session)
         variant, routing = decision.variant, _bandit_routing(decision)
         mode, logged = decision.mode, _logged_routing(decision)
@@ -315,8 +315,10 @@ def _forced_routing(mode: str) -> dict[str, Any]:
     return {"policy": None, "policy_revision": None, "mode": str(mode), "propensity": None, "candidates": []}
 
 
-def _candidates(names: tuple[str, ...] | None) -> list[AgentVariant]:
-    return live_variants() if names is None else [live_variant(name) for name in names]
+def _candidates(names: tuple[str, ...] | None, collection: Collection) -> list[AgentVariant]:
+    if names is None:
+        return variants_ready(live_variants(), collection)
+    return [live_variant(name) for name in names]
 
 
 def _category(category: str | None, question: str) -> str:

@@ -9,13 +9,15 @@ from django.conf import settings
 from adaptrag.common.errors import NotFound
 from adaptrag.common.prepared import Prepared
 from agents.errors import UnknownAgent, UnknownCollection
-from agents.models import AgentVariant, Collection, DocumentImage
+from agents.models import AgentVariant, Collection, DerivedIndex, DocumentImage
+from agents.strategies import STRATEGIES
 
 LIVE_STATES = (AgentVariant.State.CANARY, AgentVariant.State.ACTIVE)
 
 _live = Prepared(
     lambda: AgentVariant.objects.filter(state__in=LIVE_STATES).select_related("artifact").order_by("name", "-revision")
 )
+_derived = Prepared(lambda name: DerivedIndex.objects.filter(collection__name=name).order_by().values_list("kind"))
 _named = Prepared(lambda name: Collection.objects.filter(name=name).order_by())
 
 
@@ -25,6 +27,18 @@ def live_variants() -> list[AgentVariant]:
     for variant in _live():
         newest.setdefault(variant.name, variant)
     return [variant for variant in newest.values() if variant.enabled]
+
+
+def variants_ready(variants: list[AgentVariant], collection: Collection) -> list[AgentVariant]:
+    """Those whose strategy finds in the collection what it searches besides passages; all of them if that is none.
+
+    Sentences, children and the graph of a new collection are made a moment after its passages' index.
+    """
+    needs = {variant.pk: set(getattr(STRATEGIES.get(variant.strategy), "needs", ())) for variant in variants}
+    if not any(needs.values()):
+        return variants
+    there = {kind for (kind,) in _derived(collection.name)}
+    return [variant for variant in variants if needs[variant.pk] <= there] or variants
 
 
 def live_variant(name: str) -> AgentVariant:

@@ -7,7 +7,7 @@ from adaptrag.orchestrator import CompareRequest, QueryRequest, compare, query
 from agents.errors import ChatModelUnavailable, NothingIngested, UnknownAgent, UnknownCollection
 from agents.llm.base import Message
 from agents.models import AgentVariant
-from agents.services import agent_register, agent_set_enabled, collection_get_or_create, document_add
+from agents.services import agent_register, agent_set_enabled, collection_get_or_create, derived_refresh, document_add
 from rewards.errors import NoCandidates
 from rewards.models import Interaction
 
@@ -86,6 +86,17 @@ def test_nothing_ingested_is_said_and_logged(db):
     with pytest.raises(NothingIngested):
         query(QueryRequest(question="Who keeps the lighthouse?"))
     assert Interaction.objects.get().error["code"] == "nothing_ingested"
+
+
+def test_an_agent_takes_part_once_the_collection_has_what_it_searches(library):
+    scripted("one")
+    scripted("windows", strategy="sentence_window_rag")
+    asked = [query(QueryRequest(question="Who keeps the lighthouse?")) for _ in range(5)]
+    assert {result.agent for result in asked} == {"one"}
+    assert [one["probability"] for one in asked[0].routing["candidates"]] == [1.0]
+    derived_refresh(collection_get_or_create("default"))
+    routing = query(QueryRequest(question="Who keeps the lighthouse?")).routing
+    assert {one["agent"] for one in routing["candidates"]} == {"one", "windows"}
 
 
 def test_no_enabled_agent_is_said(library):

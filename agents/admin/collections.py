@@ -48,10 +48,10 @@ class CollectionAdmin(ModelAdmin):
         )
 
     def get_readonly_fields(self, request: HttpRequest, obj: Collection | None = None) -> tuple[str, ...]:
-        return ("name", "documents_link", "passages", "index", "created_at") if obj else ()
+        return ("name", "documents_link", "passages", "index", "derived_text", "created_at") if obj else ()
 
     def get_fields(self, request: HttpRequest, obj: Collection | None = None) -> tuple[str, ...]:
-        return (*self.fields, "documents_link", "passages", "index", "created_at") if obj else self.fields
+        return (*self.fields, "documents_link", "passages", "index", "derived_text", "created_at") if obj else self.fields
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[list, dict, set, list]:
         """Counts instead of the default's tree, which would load every passage."""
@@ -85,6 +85,13 @@ class CollectionAdmin(ModelAdmin):
         url = reverse("admin:agents_indexbuild_change", args=[build.pk])
         text = f"build {build.pk}, {build.chunks:,} passages, {filesizeformat(build.bytes_on_disk)}"
         return format_html('<a class="text-link" href="{}">{}</a>', url, text)
+
+    @display(description="Besides passages")
+    def derived_text(self, collection: Collection) -> str:
+        rows = [
+            f"{row.get_kind_display()}: {row.items:,}, {filesizeformat(row.bytes_on_disk)}" for row in collection.derived.all()
+        ]
+        return "; ".join(rows) or "nothing: no enabled agent searches sentences, children or a graph"
 
     def save_model(self, request: HttpRequest, obj: Collection, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)

@@ -11,7 +11,7 @@ from agents.strategies.prompt import answered, search_query
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceWindowParameters(CommonParameters):
-    window: int = parameter(2, "Sentences on each side of a found one that are read with it.", low=0, high=20)
+    window: int = parameter(1, "Sentences on each side of a found one that are read with it.", low=0, high=20)
     retriever: str = parameter("hybrid", "How sentences are searched.", choices=("hybrid", "dense", "bm25"))
 
 
