@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('agents', '0004_artifact'),
+        ('agents', '0005_build_base'),
     ]
 
     operations = [
