@@ -19,7 +19,7 @@ class Command(ContractCommand):
 
     def arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--min-reward", type=float, default=0.8, help="least mean rating of an answer to learn from (0.8)")
-        parser.add_argument("--source", default="all", choices=SOURCES, help="where targets may come from (all)")
+        parser.add_argument("--source", default="all", choices=list(SOURCES), help="where targets may come from (all)")
         parser.add_argument("--out", type=Path, help=f"training file ({DEFAULT_FILE} in the data folder); validation beside it")
         parser.add_argument("--model", default=DEFAULT_MODEL, help="the student, whose tokenizer counts (smollm2)")
         parser.add_argument("--max-tokens", type=int, help="longest example (ADAPTRAG_SFT_MAX_TOKENS, and the model's window)")

@@ -1,0 +1,240 @@
+"""Training: token F1 of the student before and after 15 and 100 steps, beside a plain LoRA with transformers' Trainer.
+
+Questions of a BEIR folder with their gold passages, in the prompt of `lora_rag`. Those whose hash is lowest are held out and
+asked; the others are trained on. Each training and each examination is a process of its own, so that its memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import queue
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptrag.common.errors import AdaptRAGError, InvalidInput
+
+ROOT = Path(__file__).resolve().parent.parent
+PLAIN = "plain LoRA, transformers Trainer (r 16, lr 5e-4, padded)"
+AT_ONCE = 16  # questions given to the engine at a time
+
+
+class BenchmarkFailed(AdaptRAGError):
+    code = "benchmark_failed"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", type=Path, required=True, help="a BEIR folder with answers; a part of it is held out")
+    parser.add_argument("--eval-dataset", type=Path, help="another BEIR folder to ask instead of the held-out part")
+    parser.add_argument("--model", default="smollm2", help="the student (smollm2)")
+    parser.add_argument("--steps", default="15,100", help="lengths of the trainings (15,100)")
+    parser.add_argument("--questions", type=int, default=300, help="asked, and held out (300)")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind (3)")
+    parser.add_argument("--no-plain", action="store_true", help="leave out the plain LoRA")
+
+
+def run(options: dict[str, Any], progress: Callable[[float, str], Any]) -> list[dict[str, Any]]:
+    """Rows {model, steps, seed, token_f1, exact_match, n, tokens_per_second, peak_memory_bytes, seconds}; seconds from cold."""
+    from agents.llm.weights import model_folder
+
+    steps = [int(part) for part in options["steps"].split(",")]
+    known = read(options["dataset"])
+    held_out, rest = known[: options["questions"]], known[options["questions"] :]
+    asked = read(options["eval_dataset"])[: options["questions"]] if options["eval_dataset"] else held_out
+    if not rest or not asked:
+        raise InvalidInput(f"{options['dataset']} has {len(known)} answered questions with passages: too few to hold some out.")
+    base = {"model": str(model_folder(options["model"])), "asked": [[one.messages, one.answers] for one in asked]}
+    jobs = [(options["model"], 0, 0, "none")]
+    for seed in range(options["seeds"]):
+        if not options["no_plain"]:
+            jobs.append((PLAIN, steps[0], seed, "plain"))
+        jobs += [(f"{options['model']} + adapter", count, seed, "own") for count in steps]
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="adaptrag-training-") as folder:
+        for number, (name, count, seed, kind) in enumerate(jobs):
+            progress(number / len(jobs), f"{name}, {count} steps")
+            out = Path(folder) / str(number)
+            trained: dict[str, Any] = {}
+            if kind != "none":
+                chats = [[*one.messages, {"role": "assistant", "content": one.answers[0]}] for one in rest]
+                trained = _child({"kind": kind, "model": base["model"], "chats": chats, "steps": count, "seed": seed}, out)
+            scores = _child(base | {"kind": "ask", "adapter": str(out / "adapter") if trained else None}, Path(f"{out}-asked"))
+            rows.append({"model": name, "steps": count, "seed": seed, **scores, **trained})
+    progress(1, "")
+    return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    messages: list[dict[str, str]]
+    answers: list[str]
+
+
+def read(dataset: Path) -> list[Question]:
+    """The questions that have answers and gold passages, by the hash of their id. Raises InvalidInput for another folder."""
+    from agents.ingestion.beir import corpus_file, read_corpus
+    from agents.retrieval.base import Passage
+    from agents.strategies.base import AgentRequest
+    from agents.strategies.lora_rag import LoraRAG
+    from agents.strategies.prompt import answer_messages
+
+    for name in ("queries.jsonl", "qrels/test.tsv"):
+        if not (dataset / name).is_file():
+            raise InvalidInput(f"{dataset} has no {name}: it is not a BEIR folder with judgements.")
+    texts = {one.id: one for one in read_corpus(corpus_file(dataset))}
+    gold: dict[str, list[str]] = {}
+    for line in (dataset / "qrels/test.tsv").read_text().splitlines()[1:]:
+        question, document, gain = line.split("\t")
+        if int(gain) > 0 and document in texts:
+            gold.setdefault(question, []).append(document)
+    found = []
+    for line in (dataset / "queries.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        answers = (row.get("metadata") or {}).get("answers")
+        if not answers or row["_id"] not in gold:
+            continue
+        passages = [
+            Passage(
+                chunk_id=rank, document_id=rank, document=texts[key].title, text=texts[key].text, score=1.0, rank=rank,
+                retriever="gold",
+            )
+            for rank, key in enumerate(gold[row["_id"]], start=1)
+        ]  # fmt: skip
+        parameters = LoraRAG.Parameters()
+        request = AgentRequest(question=row["text"].strip(), collection=None)
+        messages = answer_messages(request, passages[: parameters.prompt_passages], parameters)
+        digest = hashlib.sha256(row["_id"].encode()).hexdigest()
+        found.append((digest, Question(messages=[message.as_dict() for message in messages], answers=answers)))
+    return [question for _, question in sorted(found, key=lambda pair: pair[0])]
+
+
+def _child(spec: dict[str, Any], out: Path) -> dict[str, Any]:
+    out.mkdir(parents=True)
+    (out / "spec.json").write_text(json.dumps(spec))
+    command = [sys.executable, "-m", "benchmarks.training", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchmarkFailed(f"The measurement failed:\n{done.stderr[-3000:]}")
+    return json.loads((out / "result.json").read_text())
+
+
+# The measured processes -------------------------------------------------------------------------------------------------
+
+
+def own(spec: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The product's training with its default recipe."""
+    from training.lora import Recipe, train_lora
+
+    recipe = Recipe(steps=spec["steps"], seed=spec["seed"])
+    done = train_lora(Path(spec["model"]), spec["chats"], [], out, recipe)
+    return {"tokens_per_second": done.tokens_per_second, "peak_memory_bytes": done.peak_memory_bytes}
+
+
+def plain(spec: dict[str, Any], out: Path) -> dict[str, Any]:
+    """transformers' Trainer and peft as their documentation has them: batches of 8 padded to the longest, all logits."""
+    import resource
+
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+    from training.encoding import IGNORED, Encoder
+
+    torch.manual_seed(spec["seed"])
+    encoder = Encoder(Path(spec["model"]))
+    examples = [encoder.encode(chat) for chat in spec["chats"]]
+    model = AutoModelForCausalLM.from_pretrained(spec["model"], dtype=torch.float32, use_safetensors=True)
+    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
+    counted = {"tokens": 0, "seconds": 0.0, "began": 0.0}
+
+    def collated(batch: Sequence[Any]) -> dict[str, Any]:
+        longest = max(map(len, batch))
+        ids = torch.zeros(len(batch), longest, dtype=torch.long)
+        mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
+        for row, one in enumerate(batch):
+            ids[row, : len(one)] = torch.tensor(one.prompt + one.answer)
+            mask[row, : len(one)] = 1
+            labels[row, len(one.prompt) : len(one)] = torch.tensor(one.answer)
+        counted["tokens"] += int(mask.sum())
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+    class Clock(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            counted["began"] = time.perf_counter()
+
+        def on_train_end(self, *_: Any, **__: Any) -> None:
+            counted["seconds"] = time.perf_counter() - counted["began"]
+
+    arguments = TrainingArguments(
+        output_dir=str(out / "checkpoints"), max_steps=spec["steps"], per_device_train_batch_size=8, learning_rate=5e-4,
+        save_strategy="no", report_to=[], disable_tqdm=True, remove_unused_columns=False, seed=spec["seed"],
+        use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False,
+    )  # fmt: skip
+    Trainer(model=model, args=arguments, train_dataset=examples, data_collator=collated, callbacks=[Clock()]).train()
+    model.save_pretrained(out / "adapter")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"tokens_per_second": counted["tokens"] / counted["seconds"], "peak_memory_bytes": peak}
+
+
+def ask(spec: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The questions put to the serving engine, as agents put them, with the adapter beside the weights."""
+    from agents.llm.base import Message
+    from agents.llm.engine import Engine
+    from agents.llm.sampling import Sampling
+    from agents.strategies.lora_rag import LoraRAG
+    from evals.metrics import exact_match, token_f1
+
+    engine = Engine(Path(spec["model"]), threads=1)
+    if spec["adapter"]:
+        engine.load_adapter("adapter", Path(spec["adapter"]))
+    ended: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+    pieces: list[list[str]] = [[] for _ in spec["asked"]]
+    sampling = Sampling(max_tokens=LoraRAG.Parameters().max_tokens)
+
+    def submit(number: int) -> None:
+        def tell(event: Any) -> None:
+            pieces[number].append(event) if isinstance(event, str) else ended.put((number, event))
+
+        messages = [Message(**message) for message in spec["asked"][number][0]]
+        engine.submit(messages, sampling, tell, timeout=3600, adapter="adapter" if spec["adapter"] else "")
+
+    began, count = time.perf_counter(), len(spec["asked"])
+    for number in range(min(AT_ONCE, count)):
+        submit(number)
+    for done in range(count):
+        _, event = ended.get()
+        if isinstance(event, BaseException):
+            raise event
+        if done + AT_ONCE < count:
+            submit(done + AT_ONCE)
+    seconds = time.perf_counter() - began
+    engine.close()
+    answers = ["".join(one) for one in pieces]
+    golds = [gold for _, gold in spec["asked"]]
+    (out / "answers.json").write_text(json.dumps(answers, ensure_ascii=False))
+    return {
+        "token_f1": sum(map(token_f1, answers, golds)) / count,
+        "exact_match": sum(map(exact_match, answers, golds)) / count,
+        "n": count,
+        "asking_seconds": seconds,
+    }
+
+
+def main(out: Path) -> None:
+    began = time.perf_counter()
+    spec = json.loads((out / "spec.json").read_text())
+    result = {"own": own, "plain": plain, "ask": ask}[spec["kind"]](spec, out)
+    if spec["kind"] != "ask":
+        result["seconds"] = time.perf_counter() - began
+    (out / "result.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

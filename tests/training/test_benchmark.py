@@ -1,0 +1,49 @@
+"""`benchmark training` on a BEIR folder of a few questions and a model of a few kilobytes."""
+
+import json
+
+import pytest
+
+from adaptrag.common.errors import InvalidInput
+from benchmarks import training
+from tests.agents.tiny_chat import make
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    folder = tmp_path / "towns"
+    (folder / "qrels").mkdir(parents=True)
+    rows = range(12)
+    corpus = [{"_id": f"d{n}", "title": f"Town {n}", "text": f"Its bridge was built in {1700 + n}."} for n in rows]
+    queries = [{"_id": f"q{n}", "text": "When?", "metadata": {"answers": [str(1700 + n)]}} for n in rows]
+    (folder / "corpus.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in corpus))
+    (folder / "queries.jsonl").write_text(
+        "".join(f"{json.dumps(row)}\n" for row in [*queries, {"_id": "x", "text": "No gold"}])
+    )
+    (folder / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"q{n}\td{n}\t1\n" for n in rows))
+    return folder
+
+
+def test_questions_come_with_their_gold_passages_in_the_prompt_of_lora_rag(dataset):
+    found = training.read(dataset)
+    assert len(found) == 12
+    for one in found:
+        assert one.messages[-1]["content"].endswith("Question: When?")
+        assert one.answers[0] in one.messages[-1]["content"]
+
+
+def test_a_folder_without_judgements_is_refused(tmp_path):
+    with pytest.raises(InvalidInput, match="not a BEIR folder"):
+        training.read(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_table_has_a_row_for_the_base_the_plain_and_each_length(dataset, tmp_path):
+    options = {
+        "dataset": dataset, "eval_dataset": None, "model": str(make(tmp_path / "student")), "steps": "1,2", "questions": 4,
+        "seeds": 1, "no_plain": False,
+    }  # fmt: skip
+    rows = training.run(options, lambda *_: None)
+    assert [row["steps"] for row in rows] == [0, 1, 1, 2]
+    assert all(row["n"] == 4 and 0 <= row["token_f1"] <= 1 for row in rows)
+    assert all(row["tokens_per_second"] > 0 and row["seconds"] > 0 for row in rows[1:])

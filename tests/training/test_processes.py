@@ -1,0 +1,92 @@
+"""Training in processes of its own: killed and resumed, and shared by two; and the shipped model, trained for a few steps."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from agents.llm.adapters import WEIGHTS
+from tests.agents.tiny_chat import make
+from tests.ops.site import ROOT
+from tests.training.chats import chat, chats
+from training.launch import launch
+from training.lora import Recipe, train_lora
+
+pytestmark = pytest.mark.slow
+
+
+def test_two_processes_learn_what_one_does(tmp_path):
+    model = make(tmp_path / "model")
+    recipe = Recipe(steps=3, batch=4, micro=2, every=3, threads=1, learning_rate=0.01)
+    points, checkpoints = [], []
+    shared = launch(2)(
+        model, chats(12), chats(4), tmp_path / "two", recipe, on_point=points.append, on_checkpoint=checkpoints.append
+    )
+    alone = train_lora(model, chats(12), chats(4), tmp_path / "one", recipe)
+    assert [point.step for point in points if point.train_loss is not None] == [1, 2, 3]
+    assert checkpoints == [3]
+    one, two = load_file(alone.path / WEIGHTS), load_file(shared.path / WEIGHTS)
+    assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
+
+
+def test_a_training_killed_with_minus_nine_is_resumed_by_the_command(tmp_path):
+    model = make(tmp_path / "model")
+    environment = {**os.environ, "ADAPTRAG_DATA_DIR": str(tmp_path / "site"), "ADAPTRAG_TRAINING_THREADS": "1"}
+    environment.pop("DJANGO_SETTINGS_MODULE", None)
+
+    def command(*words):
+        return [sys.executable, "manage.py", *words]
+
+    def manage(*words):
+        done = subprocess.run(command(*words), cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    manage("migrate", "-v0")
+    manage("prepare_sft_data", "--model", str(model), "--max-tokens", "1000")
+    words = ("train_lora", "--model", str(model), "--steps", "60", "--batch", "2", "--micro", "1", "--json")
+    process = subprocess.Popen(command(*words), cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+    run = tmp_path / "site/training/runs/1"
+    end = time.monotonic() + 120
+    while not list(run.glob("checkpoints/*/complete")):
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < end, "no checkpoint came"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    result = json.loads(manage("train_lora", "--resume", "1", "--json"))
+    assert result["run"] == 1
+    assert result["candidate"] == "lora_rag@1"
+    code = "import json; from training.models import *; print(json.dumps(TrainingRun.objects.get().curve))"
+    curve = json.loads(manage("shell", "-v0", "-c", code))
+    steps = [point["step"] for point in curve if "train_loss" in point]
+    assert steps == sorted(set(steps)) == list(range(1, result["steps"] + 1))
+
+
+def test_the_shipped_model_learns_in_a_few_steps_to_answer_short(tmp_path):
+    from agents.llm.engine import Engine
+    from agents.llm.weights import default_folder
+    from tests.agents.test_llm_adapters import Asked
+
+    model = default_folder()
+    recipe = Recipe(steps=6, batch=4, micro=4, learning_rate=2e-3, warmup=0.0, threads=1)
+    out = train_lora(model, chats(24), [], tmp_path, recipe)
+    engine = Engine(model, threads=1)
+    try:
+        engine.load_adapter("trained", out.path)
+        question = chat("Kilmartin", 77)[1]["content"]
+        answers = {}
+        for name in ("", "trained"):
+            asked = Asked(engine, question, name)
+            asked.wait()
+            answers[name] = asked.text.strip()
+    finally:
+        engine.close()
+    assert answers["trained"] == "1777" != answers[""]
