@@ -14,7 +14,9 @@ from rewards.services import linear
 
 Array = np.ndarray
 MOST_ROUNDS = 20_000  # the newest; a policy's walk through them takes about ten seconds
+DRAWN = (Interaction.Mode.BANDIT, Interaction.Mode.IMPORTED)
 LEFT_OUT = {
+    Interaction.Mode.EXPERIMENT: "given by an experiment",
     Interaction.Mode.PINNED: "pinned",
     Interaction.Mode.STICKY: "kept for a session",
     Interaction.Mode.MANUAL: "forced by the caller",
@@ -87,7 +89,7 @@ def site_log(*, reads_question: bool = False) -> SiteLog:
 
 
 def _left_out(mode: str, propensity: float | None, fallback: dict | None, candidates: list[dict]) -> str:
-    if propensity is None:
+    if propensity is None or mode not in DRAWN:
         return LEFT_OUT.get(mode, "without a propensity")
     if fallback:
         return "answered by a fall-back"
