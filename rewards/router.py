@@ -140,17 +140,19 @@ def _now(policy: Policy, ticks: int) -> float:
 
 
 def _candidates(variants: Sequence[AgentVariant], probabilities: np.ndarray, evidence: ArmEvidence) -> list[dict[str, Any]]:
-    figures = zip(variants, probabilities.tolist(), evidence.counts.tolist(), evidence.sums.tolist(), strict=True)
+    counts = evidence.counts
+    means = (evidence.sums / np.where(counts > 0, counts, 1.0)).round(6).tolist()
+    figures = zip(variants, probabilities.tolist(), counts.round(6).tolist(), means, strict=True)
     return [
         {
             "agent": variant.name,
             "revision": variant.revision,
             "variant_id": variant.id,
             "probability": probability,
-            "pulls": round(pulls, 6),
-            "mean": round(total / pulls, 6) if pulls > 0 else None,
+            "pulls": pulls,
+            "mean": mean if pulls > 0 else None,
         }
-        for variant, probability, pulls, total in figures
+        for variant, probability, pulls, mean in figures
     ]
 
 
