@@ -15,7 +15,7 @@ from agents.strategies.prompt import answered, search_query
 class ParentChildParameters(CommonParameters):
     prompt_passages: int = parameter(2, "Parents that stand in the prompt, the best ones.", low=1, high=50)
     parent_chars: int = parameter(1000, "A parent is a child's section, up to so many characters.", low=200, high=20000)
-    passage_chars: int = parameter(2000, "Merged parents longer than this are cut at a sentence.", low=200, high=20000)
+    passage_chars: int = parameter(1500, "Merged parents longer than this are cut at a sentence.", low=200, high=20000)
     retriever: str = parameter("hybrid", "How children are searched.", choices=("hybrid", "dense", "bm25"))
 
 

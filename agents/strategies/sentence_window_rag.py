@@ -12,6 +12,9 @@ from agents.strategies.prompt import answered, search_query
 @dataclass(frozen=True, kw_only=True)
 class SentenceWindowParameters(CommonParameters):
     window: int = parameter(1, "Sentences on each side of a found one that are read with it.", low=0, high=20)
+    passage_chars: int = parameter(
+        1000, "Merged windows longer than this are cut at a sentence; one window has at most half of it.", low=200, high=20000
+    )
     retriever: str = parameter("hybrid", "How sentences are searched.", choices=("hybrid", "dense", "bm25"))
 
 
@@ -23,6 +26,6 @@ class SentenceWindowRAG(Strategy):
     Parameters = SentenceWindowParameters
 
     def answer(self, request: AgentRequest, tools: Tools) -> Draft:
-        around = Around(unit="sentence", sides=self.parameters.window, chars=self.parameters.passage_chars)
+        around = Around(unit="sentence", sides=self.parameters.window, chars=self.parameters.passage_chars // 2)
         passages = tools.retrieve(search_query(request), request.top_k, self.parameters.retriever, around=around)
         return answered(request, passages, passages[: self.parameters.prompt_passages], self.parameters, tools)
