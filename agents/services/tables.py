@@ -26,7 +26,11 @@ def tables_of(collection: Collection, documents: Sequence[int]) -> list[KnownTab
     schemas = Chunk.objects.filter(document__in=list(found), kind=Chunk.Kind.SCHEMA).values_list("document_id", "place", "id")
     described = {(document, place["table"]): chunk for document, place, chunk in schemas}
     listed = [
-        (found[document], table) for document in documents if document in found for table in found[document].metadata["tables"]
+        (found[document], table)
+        for document in documents
+        if document in found
+        for table in found[document].metadata["tables"]
+        if (document, table["name"]) in described  # else it is being replaced just now
     ]
     names = sql_names([table["name"] for _, table in listed], "data")
     return [
