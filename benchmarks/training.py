@@ -43,6 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: dict[str, Any], progress: Callable[[float, str], Any]) -> list[dict[str, Any]]:
     """Rows {model, steps, seed, token_f1, exact_match, n, tokens_per_second, peak_memory_bytes, seconds}; seconds from cold."""
     from agents.llm.weights import model_folder
+    from agents.strategies.lora_rag import LoraRAG
 
     steps = [int(part) for part in options["steps"].split(",")]
     known = read(options["dataset"])
@@ -50,7 +51,11 @@ def run(options: dict[str, Any], progress: Callable[[float, str], Any]) -> list[
     asked = read(options["eval_dataset"])[: options["questions"]] if options["eval_dataset"] else held_out
     if not rest or not asked:
         raise InvalidInput(f"{options['dataset']} has {len(known)} answered questions with passages: too few to hold some out.")
-    base = {"model": str(model_folder(options["model"])), "asked": [[one.messages, one.answers] for one in asked]}
+    base = {
+        "model": str(model_folder(options["model"])),
+        "asked": [[one.messages, one.answers] for one in asked],
+        "max_tokens": LoraRAG.Parameters().max_tokens,
+    }
     jobs = [(options["model"], 0, 0, "none")]
     for seed in range(options["seeds"]):
         if not options["no_plain"]:
@@ -188,7 +193,6 @@ def ask(spec: dict[str, Any], out: Path) -> dict[str, Any]:
     from agents.llm.base import Message
     from agents.llm.engine import Engine
     from agents.llm.sampling import Sampling
-    from agents.strategies.lora_rag import LoraRAG
     from evals.metrics import exact_match, token_f1
 
     engine = Engine(Path(spec["model"]), threads=1)
@@ -196,7 +200,7 @@ def ask(spec: dict[str, Any], out: Path) -> dict[str, Any]:
         engine.load_adapter("adapter", Path(spec["adapter"]))
     ended: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
     pieces: list[list[str]] = [[] for _ in spec["asked"]]
-    sampling = Sampling(max_tokens=LoraRAG.Parameters().max_tokens)
+    sampling = Sampling(max_tokens=spec["max_tokens"])
 
     def submit(number: int) -> None:
         def tell(event: Any) -> None:

@@ -10,7 +10,9 @@ from agents.errors import ChatModelUnavailable
 from agents.llm.adapters import CONFIG, WEIGHTS, folder_name, read_adapter
 from agents.llm.engine import Engine
 from agents.llm.engines import Engines
+from agents.llm.openai_compatible import OpenAICompatibleChatModel
 from agents.llm.sampling import Sampling
+from tests.agents.faulty_server import answer, failing, send, serving
 from tests.agents.tiny_chat import Answer, ask, make
 
 QUESTIONS = ["Which river?", "word " * 40, "7"]
@@ -134,3 +136,47 @@ def test_a_folders_name_follows_its_content(models, tmp_path):
     assert folder_name(models / "one") != folder_name(models / "two")
     with pytest.raises(ChatModelUnavailable):
         folder_name(tmp_path)
+
+
+# On an OpenAI-compatible server -----------------------------------------------------------------------------------------
+
+OPTIONS = {"adapter": {"name": "lora-1-abc", "path": "/data/lora-1-abc"}, "timeout": 20}
+
+
+def _loaded(handler, body):
+    send(handler, 200, {"loaded": body["lora_name"]})
+
+
+def _chat(server):
+    return OpenAICompatibleChatModel("base", OPTIONS | {"base_url": server.url}, api_key="k")
+
+
+def test_a_server_loads_the_adapter_once_and_is_asked_by_its_name():
+    with serving() as server:
+        server.behaviours = [_loaded, answer("Paris.")]
+        chat = _chat(server)
+        assert [chat.complete(ask("Which?")).text for _ in range(2)] == ["Paris.", "Paris."]
+    load, *questions = server.requests
+    assert (load["lora_name"], load["lora_path"], load["base_model"]) == ("lora-1-abc", "/data/lora-1-abc", "base")
+    assert [question["model"] for question in questions] == ["lora-1-abc"] * 2
+
+
+def test_a_server_that_has_it_already_is_simply_asked():
+    with serving() as server:
+        server.behaviours = [failing(400, "The lora adapter 'lora-1-abc' has already been loaded."), answer("Paris.")]
+        assert _chat(server).complete(ask("Which?")).text == "Paris."
+
+
+def test_a_server_that_was_started_anew_gets_the_adapter_again():
+    with serving() as server:
+        server.behaviours = [_loaded, answer("Paris."), failing(404, "no such model"), _loaded, answer("Rome.")]
+        chat = _chat(server)
+        assert [chat.complete(ask("Which?")).text for _ in range(2)] == ["Paris.", "Rome."]
+
+
+def test_a_server_that_takes_no_adapters_says_so():
+    with serving() as server:
+        server.behaviours = [failing(404, "Not Found")]
+        with pytest.raises(ChatModelUnavailable, match="VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
+            _chat(server).complete(ask("Which?"))
+    assert len(server.requests) == 1

@@ -50,7 +50,7 @@ def test_a_training_killed_with_minus_nine_is_resumed_by_the_command(tmp_path):
 
     manage("migrate", "-v0")
     manage("prepare_sft_data", "--model", str(model), "--max-tokens", "1000")
-    words = ("train_lora", "--model", str(model), "--steps", "60", "--batch", "2", "--micro", "1", "--json")
+    words = ("train_lora", "--model", str(model), "--steps", "30", "--batch", "2", "--micro", "1", "--json")
     process = subprocess.Popen(command(*words), cwd=ROOT, env=environment, stderr=subprocess.PIPE)
     run = tmp_path / "site/training/runs/1"
     end = time.monotonic() + 120
