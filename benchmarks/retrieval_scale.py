@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,13 +45,14 @@ class MadeVectors:
 def made_texts(documents: Mapping[str, str], count: int, seed: int) -> list[str]:
     rng = random.Random(seed)
     real = [text.split() for text in documents.values()]
-    frequencies = Counter(word for words in real for word in words)
-    drawn = iter(rng.choices(list(frequencies), list(frequencies.values()), k=count * WORDS))
+    every = [word for words in real for word in words]  # drawing from all of them is drawing by frequency
     texts = []
     for _ in range(count):
         words = rng.choice(real)
         begin = rng.randrange(max(1, len(words) - WORDS))
-        texts.append(" ".join(word if row % 2 else next(drawn) for row, word in enumerate(words[begin : begin + WORDS])))
+        words = words[begin : begin + WORDS]
+        words[::2] = rng.choices(every, k=len(words[::2]))
+        texts.append(" ".join(words))
     return texts
 
 
@@ -61,19 +61,21 @@ def measure_scale(dataset: Path, count: int, most: int, peers: str) -> list[dict
     from agents.models import Collection, IndexBuild
     from agents.retrieval.build import IndexedPassage, write_index
     from agents.retrieval.embedding import embedder
-    from agents.retrieval.encoders import embed_batches
     from agents.retrieval.search import METHODS, retrieve
+    from agents.retrieval.vectors import text_hashes, vectors_of
     from agents.services.collections import vector_cache
     from benchmarks.retrieval_peers import hybrid_peer, rank_bm25
     from benchmarks.retrieval_site import corpus, read_questions, resident, search_times
 
     documents = corpus(dataset)
-    questions = dict(list(read_questions(dataset)[0].items())[: most or 200])
+    questions = dict(list(read_questions(dataset)[0].items())[: most or 100])
     model = embedder()
     sample = [" ".join(text.split()[:45]) for text in list(documents.values())[:REAL_VECTORS]]
-    real = np.empty((len(sample), model.dimensions), np.float32)
-    for rows, values in embed_batches(model, sample, settings.ADAPTRAG_EMBEDDING_THREADS):
-        real[rows] = values
+    cache = vector_cache(model)
+    real = vectors_of(
+        sample, text_hashes(sample), embedder=model, known=[cache], cache=cache,
+        threads=settings.ADAPTRAG_EMBEDDING_THREADS, progress=lambda *_: None,
+    )  # fmt: skip
     texts = made_texts(documents, count, seed=1)
     passages = [
         IndexedPassage(
@@ -86,7 +88,7 @@ def measure_scale(dataset: Path, count: int, most: int, peers: str) -> list[dict
     folder.mkdir(parents=True)
     begun = time.perf_counter()
     write_index(
-        folder, passages, language="english", embedder=model, known=[MadeVectors(real, seed=2)], cache=vector_cache(model),
+        folder, passages, language="english", embedder=model, known=[MadeVectors(real, seed=2)], cache=cache,
         threads=settings.ADAPTRAG_EMBEDDING_THREADS, progress=lambda *_: None,
     )  # fmt: skip
     seconds = time.perf_counter() - begun
