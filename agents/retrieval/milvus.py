@@ -19,7 +19,7 @@ import numpy as np
 from django.conf import settings
 
 from adaptrag.common.errors import Unavailable
-from agents.retrieval.base import Half, Passage
+from agents.retrieval.base import Half
 from agents.retrieval.bm25 import WEIGHTS, term_matrix, tokenize
 from agents.retrieval.segment import Segment, mapped
 
@@ -158,13 +158,13 @@ class MilvusBuild:
     def hidden_count(self, gone: frozenset[int]) -> int:
         return int(np.isin(self._documents, list(gone)).sum()) if gone else 0
 
-    def passages(self, rows: Sequence[int]) -> list[Passage]:
+    def lines(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         with _told():
             found = client().query(
                 f"{self._name}_passages", filter=f"row in {list(rows)}", output_fields=["row", "passage"], limit=len(rows)
             )
         fields = {one["row"]: one["passage"] for one in found}
-        return [Passage(**fields[row], rank=0, retriever="", score=0.0) for row in rows]
+        return [fields[row] for row in rows]
 
     def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Vectors stay in Milvus; the cache has those of a rebuild."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -97,11 +96,11 @@ def search_build(
     if method == "hybrid":
         scores = {"hybrid": fuse(scores["bm25"], scores["dense"]), **scores}
         order = np.argsort(-scores["hybrid"], kind="stable")[:k].tolist()
-    found = build.passages([rows[i] for i in order])
+    found = build.lines([rows[i] for i in order])
     ranked = []
-    for rank, (i, passage) in enumerate(zip(order, found, strict=True), 1):
+    for rank, (i, line) in enumerate(zip(order, found, strict=True), 1):
         own = {name: float(values[i]) for name, values in scores.items()}
-        ranked.append((rows[i], replace(passage, rank=rank, retriever=method, score=own[method], scores=own)))
+        ranked.append((rows[i], Passage(**line, rank=rank, retriever=method, score=own[method], scores=own)))
     return ranked
 
 

@@ -68,13 +68,16 @@ class OpenBuild:
     def dense(self, vector: np.ndarray, gone: frozenset[int]) -> Half:
         return DenseScores(self.segments, self._starts, vector, self._masks(gone)[2])
 
-    def passage(self, row: int, *, rank: int, retriever: str, score: float, scores: dict[str, float]) -> Passage:
-        segment = int(np.searchsorted(self._starts, row, side="right")) - 1
-        line = self.segments[segment].line(row - int(self._starts[segment]))
-        return Passage(**line, rank=rank, retriever=retriever, score=score, scores=scores)
+    def lines(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        if len(self.segments) == 1:
+            return [self.segments[0].line(row) for row in rows]
+        owners = np.searchsorted(self._starts, rows, side="right") - 1
+        return [
+            self.segments[owner].line(row - int(self._starts[owner])) for row, owner in zip(rows, owners.tolist(), strict=True)
+        ]
 
-    def passages(self, rows: Sequence[int]) -> list[Passage]:
-        return [self.passage(row, rank=0, retriever="", score=0.0, scores={}) for row in rows]
+    def passage(self, row: int, *, rank: int, retriever: str, score: float, scores: dict[str, float]) -> Passage:
+        return Passage(**self.lines([row])[0], rank=rank, retriever=retriever, score=score, scores=scores)
 
     def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As agents.retrieval.vectors.VectorSource has it."""
