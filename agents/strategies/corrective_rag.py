@@ -34,6 +34,9 @@ class CorrectiveParameters(CommonParameters):
         "rewrite the query (for models that follow instructions well).",
         choices=("scores", "model"),
     )
+    answer_unclear: bool = parameter(
+        False, "Answer also where every passage of the collection is unclear; else it says that it does not know."
+    )
     external_search: bool = parameter(True, "Ask the external search (ADAPTRAG_SEARXNG_URL) where local evidence stays weak.")
 
 
@@ -57,11 +60,12 @@ class CorrectiveRAG(Strategy):
             outside = tools.search_outside(query, request.top_k) or []
             graded += self._graded(request, outside, tools, "external") if outside else []
         kept = [passage for passage, grade in sorted(graded, key=lambda one: ORDER[one[1]]) if grade != BAD]
-        if not kept:
+        enough = _any_good(graded) or self.parameters.answer_unclear or any(passage.url for passage in kept)
+        if not (kept and enough):
             begun = time.perf_counter()
-            tools.note("verdict", begun, verdict="no evidence: it says that it does not know")
+            tools.note("verdict", begun, verdict="weak evidence: it says that it does not know")
             tools.emit(UNKNOWN)
-            return Draft(text=UNKNOWN, passages=[], used=[])
+            return Draft(text=UNKNOWN, passages=kept[: request.top_k], used=[])
         return answered(request, kept[: request.top_k], kept[: self.parameters.prompt_passages], self.parameters, tools)
 
     def _graded(

@@ -10,7 +10,7 @@ from agents.retrieval.base import Passage
 
 def stem(word: str) -> str:
     """Enough to match a plural or a verb's form; not a linguist's stem."""
-    for ending in ("ies", "ing", "ed", "es", "s"):
+    for ending in ("ies", "ing", "ed", "es", "s", "e"):
         if word.endswith(ending) and len(word) - len(ending) >= 3:
             return word[: -len(ending)]
     return word

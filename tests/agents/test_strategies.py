@@ -297,6 +297,16 @@ class TestCorrective:
         assert [step["step"] for step in tools.trace][-2:] == ["external", "verdict"]
         assert "No external search" in tools.trace[-2]["skipped"]
 
+    def test_unclear_passages_alone_are_no_answer_unless_it_may(self):
+        question = "Who painted the harbour lighthouse?"
+        draft, _, _, _, chat = run("corrective_rag", question=question)
+        assert abstains(draft.text)
+        assert chat.prompts == []
+        assert draft.passages
+        draft, _, _, _, chat = run("corrective_rag", question=question, answer_unclear=True)
+        assert draft.text == "Marta Olsen."
+        assert draft.used
+
     def test_an_external_search_steps_in_and_is_shown(self):
         outside = Outside([("Airships", "The zeppelin Norge crossed Antarctica."), ("Cooking", "Boil an egg.")])
         draft, tools, _, _, chat = run("corrective_rag", question="Which zeppelin crossed Antarctica?", external=outside)

@@ -62,7 +62,7 @@ def test_grades_rewriting_and_a_skipped_search_are_shown(page):
     assert 'grade-bad">bad' in html
     assert "zeppelin crossed antarctica" in text
     assert "No external search is configured." in text
-    assert "no evidence" in text
+    assert "weak evidence" in text
 
 
 def test_a_call_that_failed_says_why(operator_client, page):
