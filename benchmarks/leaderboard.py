@@ -24,6 +24,7 @@ from adaptrag.common.errors import AdaptRAGError
 ROOT = Path(__file__).resolve().parent.parent
 DAYS, AGENTS, RATED = 90, 5, 0.5
 BATCH = 20_000
+DISTINCT = 100_000  # interactions that are generated one by one; the rest are copies at other times
 PASSAGE = "The lighthouse keeper lives on the island, and the ferry calls there at six in the morning. " * 15
 
 
@@ -87,9 +88,9 @@ def _fill(interactions: int) -> None:
     dice = random.Random(0)
     agents = [AgentVariant.objects.get_or_create(name=f"agent{i}", strategy="naive_rag")[0] for i in range(AGENTS)]
     now, made = timezone.now(), Interaction.objects.count()
-    while made < interactions:
+    while made < min(interactions, DISTINCT):
         rows, rewards = [], []
-        for _ in range(min(BATCH, interactions - made)):
+        for _ in range(min(BATCH, min(interactions, DISTINCT) - made)):
             made += 1
             agent = dice.choices(range(AGENTS), weights=[16, 8, 4, 2, 1])[0]
             back = timedelta(days=dice.uniform(0, DAYS))
@@ -115,6 +116,35 @@ def _fill(interactions: int) -> None:
                 rewards.append(Reward(interaction=row, rater="user", value=value, created_at=row.created_at))
         Interaction.objects.bulk_create(rows)
         Reward.objects.bulk_create(rewards)
+    while made < interactions:
+        made += _copy(min(DISTINCT, interactions - made))
+
+
+def _copy(count: int) -> int:
+    """The first interactions and their ratings once more, at other times; inside the database, which is quick."""
+    from django.db import connection
+
+    from rewards.models import Interaction, Reward
+
+    log, ratings = Interaction._meta.db_table, Reward._meta.db_table
+    columns = {field.column for field in Interaction._meta.concrete_fields} - {"id", "created_at"}
+    names = ", ".join(sorted(columns))
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TEMP TABLE fresh (old TEXT PRIMARY KEY, id TEXT, at TEXT)")
+        cursor.execute(
+            f"INSERT INTO fresh SELECT id, lower(hex(randomblob(16))), "
+            f"datetime('now', '-' || abs(random() % {DAYS * 86400}) || ' seconds') FROM {log} ORDER BY rowid LIMIT {count}"
+        )
+        cursor.execute(
+            f"INSERT INTO {log} (id, created_at, {names}) SELECT f.id, f.at, {names} FROM fresh f JOIN {log} i ON i.id = f.old"
+        )
+        cursor.execute(
+            f"INSERT INTO {ratings} (interaction_id, source, rater, value, correction, comment, created_at, updated_at) "
+            f"SELECT f.id, source, rater, value, correction, comment, f.at, f.at FROM fresh f JOIN {ratings} r "
+            "ON r.interaction_id = f.old"
+        )
+        cursor.execute("DROP TABLE fresh")
+    return count
 
 
 def _requests() -> Iterator[tuple[str, Callable[[], Any]]]:

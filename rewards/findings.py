@@ -161,6 +161,10 @@ def _signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
 
 
+def _share(value: float) -> str:
+    return "under 1 %" if value < 0.01 else f"at most {100 * value:.0f} %"
+
+
 def _arms(log: Log) -> Iterator[Finding]:
     chances = _chances(log)
     for index, agent in enumerate(log.agents):
@@ -180,7 +184,7 @@ def _arms(log: Log) -> Iterator[Finding]:
                 kind="arm",
                 title=f"{agent} is worse than the other agents {where}",
                 detail=f"Mean reward {mean:.2f}, {_signed(found.value)} against the others on the same kind of question; "
-                f"probability of being the best there at most {_chance(chances, agent, scope):.1%}.",
+                f"probability of being the best there {_share(_chance(chances, agent, scope))}.",
                 estimate=found.value,
                 low=found.low,
                 high=found.high,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from adaptrag.console.figures import Estimate
+from rewards.selectors import ChangeMarker
 
 PALETTE = 8  # --ar-hue-1 to --ar-hue-8
 
@@ -43,3 +47,28 @@ def band_chart(labels: Sequence[str], estimates: Sequence[Estimate]) -> dict[str
             },
         ],
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marker:
+    """Changes that fell into the bucket `index` of a chart, under the number that stands on it."""
+
+    index: int
+    number: str
+    changes: list[ChangeMarker]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"index": self.index, "number": self.number}
+
+
+def markers(changes: Sequence[ChangeMarker], starts: Sequence[datetime]) -> list[Marker]:
+    """The changes by the bucket that they fell into, numbered from 1 in the order of time."""
+    by_bucket: dict[int, list[ChangeMarker]] = {}
+    for change in changes:
+        index = bisect_right(starts, change.at) - 1
+        if index >= 0:
+            by_bucket.setdefault(index, []).append(change)
+    return [
+        Marker(index=index, number=str(number), changes=by_bucket[index])
+        for number, index in enumerate(sorted(by_bucket), start=1)
+    ]

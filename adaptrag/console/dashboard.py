@@ -14,13 +14,14 @@ from django.utils import timezone
 from adaptrag.api.models import ApiKey
 from adaptrag.common.models import Job
 from adaptrag.common.selectors import queue_status
-from adaptrag.console.charts import band_chart, stacked_bars
+from adaptrag.console.charts import band_chart, markers, stacked_bars
 from adaptrag.console.figures import latency_percentile, mean_rewards, proportion
 from agents.models import AgentVariant, Document
 from agents.selectors import live_variants
 from rewards.models import Interaction, Reward
 from rewards.rollup.read import log_series, log_sums
 from rewards.rollup.sums import Sums
+from rewards.selectors import change_markers
 
 ERRORS = 6
 JOBS = 6
@@ -113,28 +114,32 @@ def _traffic(period: Period) -> dict[str, Any]:
         for pk, sums in variants.items():
             by_agent.setdefault(names[pk], [0] * len(starts))[index] += sums.interactions
     by_agent = {name: counts for name, counts in sorted(by_agent.items()) if any(counts)}
-    overall, before = _together(log_sums(since)), _together(log_sums(since - period.step * period.buckets, since))
+    overall, before = together(log_sums(since)), together(log_sums(since - period.step * period.buckets, since))
     labels = [period.label(start) for start in starts]
-    buckets = [_together(variants) for variants in series]
+    buckets = [together(variants) for variants in series]
     rewards = mean_rewards([one.total for one in buckets], [one.n for one in buckets])
+    marks = markers(change_markers(since), starts)
+    marked = {"markers": [mark.as_dict() for mark in marks]}
     return {
+        "marks": marks,
         "total": overall.interactions,
         "before": before.interactions,
         "failures": proportion(overall.failed, overall.interactions),
         "failed": overall.failed,
         "latency": latency_percentile(overall.latency, 0.95),
         "reward": mean_rewards([overall.total], [overall.n])[0],
-        "traffic_chart": stacked_bars(labels, by_agent),
+        "traffic_chart": stacked_bars(labels, by_agent) | marked,
         "traffic_table": list(zip(labels, zip(*by_agent.values(), strict=True), strict=True)) if by_agent else [],
         "traffic_agents": list(by_agent),
-        "reward_chart": band_chart(labels, rewards),
+        "reward_chart": band_chart(labels, rewards) | marked,
         "reward_table": [(label, one) for label, one in zip(labels, rewards, strict=True) if one.n],
         "rated": any(one.n for one in rewards),
         "since": since,
     }
 
 
-def _together(sums: Mapping[Any, Sums]) -> Sums:
+def together(sums: Mapping[Any, Sums]) -> Sums:
+    """The sum of all."""
     total = Sums()
     for one in sums.values():
         total.add(one)

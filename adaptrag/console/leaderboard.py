@@ -18,12 +18,18 @@ from django.utils import timezone
 
 from adaptrag.common import confirmation
 from adaptrag.common.confirmation import Question
+from adaptrag.console.charts import band_chart, markers, stacked_bars
+from adaptrag.console.dashboard import PERIODS, Period, together
+from adaptrag.console.figures import mean_rewards
+from agents.classifier import CATEGORIES
+from agents.models import AgentVariant
 from rewards.leaderboard import ENOUGH, LeaderboardRow, leaderboard
 from rewards.models import Pull, RoutingPolicy
-from rewards.selectors import active_policy
+from rewards.rollup.read import log_series
+from rewards.selectors import active_policy, change_markers
 from rewards.services import learning_reset
 
-PERIODS = {"all": ("all that counts", None), "30d": ("30 days", 30), "7d": ("7 days", 7), "24h": ("24 hours", 1)}
+LONGEST = Period(key="all", title="90 days", step=timedelta(days=3), buckets=30)  # what the charts show of all that counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +44,10 @@ def leaderboard_page(request: HttpRequest) -> HttpResponse:
     """Per category and overall: mean reward with its interval, n, traffic, probability of being best."""
     if not request.user.has_perm("rewards.view_banditarm"):
         raise PermissionDenied
-    key = request.GET.get("period", "all")
-    key = key if key in PERIODS else "all"
-    days = PERIODS[key][1]
-    since = timezone.now() - timedelta(days=days) if days else None
+    period = PERIODS.get(request.GET.get("period", ""))
+    since = period.starts(timezone.now())[0] if period else None
+    category = request.GET.get("category", "")
+    category = category if category in CATEGORIES else ""
     scopes: dict[str | None, list[Line]] = {}
     for row in leaderboard(since=since):
         scopes.setdefault(row.category, []).append(Line(row=row, url=_interactions(row, since)))
@@ -51,12 +57,46 @@ def leaderboard_page(request: HttpRequest) -> HttpResponse:
         "title": "Leaderboard",
         "overall": scopes.pop(None, []),
         "categories": scopes,
-        "periods": [(one, title, one == key) for one, (title, _) in PERIODS.items()],
+        "periods": [("all", "all that counts"), *((one.key, one.title) for one in PERIODS.values())],
+        "period": period.key if period else "all",
+        "category": category,
+        "choices": CATEGORIES,
+        **_charts(period or LONGEST, category),
         "policy": policy,
         "enough": ENOUGH,
         "refusal": _refusal(request),
     }
     return TemplateResponse(request, "admin/console/leaderboard.html", context)
+
+
+def _charts(period: Period, category: str) -> dict[str, Any]:
+    """Reward with its band and the agents' shares of the traffic over time, with what operators changed meanwhile."""
+    starts = period.starts(timezone.now())
+    labels = [period.label(start) for start in starts]
+    series = log_series(starts, category=category or None)
+    names = dict(AgentVariant.objects.filter(pk__in={pk for one in series for pk in one}).values_list("pk", "name"))
+    buckets = [together(variants) for variants in series]
+    rewards = mean_rewards([one.total for one in buckets], [one.n for one in buckets])
+    shares: dict[str, list[float]] = {name: [0.0] * len(starts) for name in sorted(set(names.values()))}
+    for index, variants in enumerate(series):
+        for pk, sums in variants.items():
+            shares[names[pk]][index] += sums.interactions / max(buckets[index].interactions, 1)
+    shares = {name: values for name, values in shares.items() if any(values)}
+    marks = markers(change_markers(starts[0]), starts)
+    marked = {"markers": [mark.as_dict() for mark in marks]}
+    return {
+        "chart_title": period.title,
+        "reward_chart": band_chart(labels, rewards) | marked,
+        "reward_table": [(label, one) for label, one in zip(labels, rewards, strict=True) if one.n],
+        "share_chart": stacked_bars(labels, shares) | marked,
+        "share_agents": list(shares),
+        "share_table": [
+            (label, values) for label, values in zip(labels, zip(*shares.values(), strict=True), strict=True) if any(values)
+        ]
+        if shares
+        else [],
+        "marks": marks,
+    }
 
 
 def reset_page(request: HttpRequest) -> HttpResponse:

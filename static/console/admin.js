@@ -11,6 +11,7 @@
 
   const coloured = (series) => ({
     labels: series.labels,
+    markers: series.markers,
     datasets: series.datasets.map((set) => ({
       ...set,
       backgroundColor: resolved(set.backgroundColor),
@@ -31,7 +32,7 @@
     labels: { color: resolved("var(--ar-axis)"), boxWidth: 9, boxHeight: 9, usePointStyle: true, pointStyle: "rectRounded", filter },
   });
 
-  const common = { animation: false, maintainAspectRatio: false, interaction: { mode: "index", intersect: false } };
+  const common = { animation: false, layout: { padding: { top: 14, right: 4 } }, maintainAspectRatio: false, interaction: { mode: "index", intersect: false } };
 
   const options = {
     bars: () => ({
@@ -63,6 +64,34 @@
     }),
   };
 
+  options.shares = (series) => {
+    const bars = options.bars(series);
+    bars.scales.y = { ...axis({ stacked: true, min: 0, max: 1 }), ticks: { ...axis().ticks, stepSize: 0.25, callback: (value) => `${value * 100} %` } };
+    bars.plugins.tooltip = { callbacks: { label: ({ dataset, parsed }) => `${dataset.label}: ${Math.round(parsed.y * 100)} %` } };
+    return bars;
+  };
+
+  // Numbered lines where an operator changed something; the page lists what, under the same numbers.
+  const markers = {
+    id: "markers",
+    afterDatasetsDraw({ ctx, chartArea, scales, config }) {
+      for (const { index, number } of config.data.markers || []) {
+        const x = scales.x.getPixelForValue(index);
+        ctx.save();
+        ctx.strokeStyle = ctx.fillStyle = resolved("var(--ar-ink)");
+        ctx.setLineDash([4, 3]);
+        ctx.beginPath();
+        ctx.moveTo(x, chartArea.top);
+        ctx.lineTo(x, chartArea.bottom);
+        ctx.stroke();
+        ctx.font = "600 11px Inter, sans-serif";
+        ctx.textAlign = "center";
+        ctx.fillText(number, x, chartArea.top - 4);
+        ctx.restore();
+      }
+    },
+  };
+
   options.scatter = ({ x, y, unit }) => ({
     ...common,
     interaction: { mode: "nearest", intersect: true },
@@ -81,7 +110,7 @@
     },
   });
 
-  const types = { bars: "bar", band: "line", scatter: "scatter" };
+  const types = { bars: "bar", shares: "bar", band: "line", scatter: "scatter" };
   const charts = [];
 
   function draw() {
@@ -91,7 +120,7 @@
     for (const canvas of document.querySelectorAll("canvas[data-chart]")) {
       const kind = canvas.dataset.chart;
       const series = JSON.parse(canvas.dataset.series);
-      charts.push(new Chart(canvas, { type: types[kind], data: coloured(series), options: options[kind](series) }));
+      charts.push(new Chart(canvas, { type: types[kind], data: coloured(series), options: options[kind](series), plugins: [markers] }));
     }
   }
 

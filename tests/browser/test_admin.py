@@ -96,3 +96,19 @@ def test_pages_run_no_script_of_another_site(page, sign_in):
         page.wait_for_load_state("networkidle")
     own = page.evaluate("location.origin")
     assert [url for url in asked if not url.startswith((own, "data:", "blob:"))] == []
+
+
+def test_the_leaderboard_draws_its_charts_and_fits_a_phone(new_context, sign_in):
+    page = new_context(viewport={"width": 390, "height": 844}).new_page()
+    sign_in(page, "olga")
+    page.get_by_label("Your question").fill("Who is the lighthouse keeper?")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Yes, it was good").last.click()
+    expect(page.locator(".rated").last).to_contain_text("Saved.")
+    page.goto("/admin/leaderboard/?period=24h")
+    drawn = "[...document.querySelectorAll('canvas[data-chart]')].map((one) => Chart.getChart(one)?.data.datasets.length > 0)"
+    assert page.evaluate(drawn) == [True, True]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.goto("/admin/improve/")
+    expect(page.locator("h1")).to_contain_text("Improve")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -13,7 +13,7 @@ from agents.models import AgentVariant
 from rewards.leaderboard import ENOUGH, leaderboard
 from rewards.models import BanditArm, Interaction, PriorReward, RoutingPolicy
 from rewards.selectors import active_policy
-from rewards.services import arms_rebuild, feedback_record
+from rewards.services import arms_rebuild, feedback_record, prior_set
 from tests.rewards.rows import rated
 
 pytestmark = pytest.mark.django_db
@@ -223,3 +223,18 @@ def test_an_interaction_tells_why_its_agent_was_chosen(operator_client, history)
     assert "Marta Olsen" in page
     assert "noted" in page
     assert "It counts as one pull of 1.000" in page
+
+
+def test_the_leaderboard_charts_reward_and_shares_with_what_was_changed(operator_client, history, superuser):
+    prior_set(category="factual", agent_name="calm", pulls=4, total=3, user=superuser)
+    response = board(operator_client, period="24h", category="factual")
+    context = response.context
+    assert context["reward_chart"]["datasets"][2]["counts"][-1] == 3
+    shares = [one["data"][-1] for one in context["share_chart"]["datasets"]]
+    assert sum(shares) == pytest.approx(1)
+    assert context["share_chart"]["markers"] == context["reward_chart"]["markers"]
+    assert context["share_chart"]["markers"][-1]["index"] == 23
+    page = response.content.decode()
+    assert "calm / factual: 3 of 4" in page
+    assert "by olga" in page
+    assert board(operator_client, category="vague").context["share_table"] == []
