@@ -114,7 +114,8 @@ def _traffic(period: Period) -> dict[str, Any]:
         for pk, sums in variants.items():
             by_agent.setdefault(names[pk], [0] * len(starts))[index] += sums.interactions
     by_agent = {name: counts for name, counts in sorted(by_agent.items()) if any(counts)}
-    overall, before = together(log_sums(since)), together(log_sums(since - period.step * period.buckets, since))
+    overall = together(log_sums(since))
+    before = together(log_series([since - period.step * period.buckets], since)[0])
     labels = [period.label(start) for start in starts]
     buckets = [together(variants) for variants in series]
     rewards = mean_rewards([one.total for one in buckets], [one.n for one in buckets])
