@@ -12,3 +12,7 @@ os.environ.setdefault("ADAPTRAG_MODELS_DIR", str(Path(__file__).resolve().parent
 from adaptrag.settings import *  # noqa: F403
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":  # noqa: F405
+    # A file, as sites have: threads that meet in a database in memory get "table is locked" at once, whatever their timeout.
+    DATABASES["default"]["TEST"] = {"NAME": str(DATA_DIR / "test.sqlite3")}  # noqa: F405

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -18,18 +17,12 @@ from pathlib import Path
 from django.conf import settings
 from django.db import connection
 
-_MEMORY = threading.Lock()
-
 
 @contextmanager
 def write_turn() -> Iterator[None]:
     """Enter before the transaction. Does nothing inside one (its writer has the file already) and on PostgreSQL."""
     if connection.vendor != "sqlite" or connection.in_atomic_block:
         yield
-        return
-    if connection.is_in_memory_db():
-        with _MEMORY:  # threads that share a database in memory get "table is locked" at once, whatever their timeout
-            yield
         return
     handle = os.open(_lock_file(settings.DATA_DIR), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -31,7 +32,8 @@ def add(collection: Collection, *numbers: int) -> None:
 
 @pytest.fixture
 def embedded(monkeypatch):
-    """The texts that were embedded, in order."""
+    """The texts that were embedded, in order; nothing is known from earlier tests."""
+    shutil.rmtree(Path(django_settings.DATA_DIR) / "embeddings", ignore_errors=True)
     model, texts = embedding.embedder(), []
     embed = model.embed
 
