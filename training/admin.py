@@ -14,7 +14,7 @@ from django.template.defaultfilters import filesizeformat
 from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import action, display
 
@@ -115,7 +115,7 @@ class SFTDatasetAdmin(_Starting):
 
     @display(description="Trainings")
     def trainings(self, dataset: SFTDataset) -> str:
-        return format_html(" ".join("{}" for _ in dataset.trainings.all()) or "none", *map(_link, dataset.trainings.all()))
+        return format_html_join(" ", "{}", ((_link(run),) for run in dataset.trainings.all())) or "none"
 
 
 @admin.register(SFTExample)
@@ -377,4 +377,4 @@ class ModelArtifactAdmin(ReadOnlyAdmin):
     @display(description="Agents")
     def agents(self, artifact: ModelArtifact) -> str:
         rows = list(AgentVariant.objects.filter(artifact=artifact))
-        return format_html(" ".join("{}" for _ in rows) or "none", *map(_link, rows))
+        return format_html_join(" ", "{}", ((_link(row),) for row in rows)) or "none"

@@ -40,7 +40,7 @@ class StartSerializer(Strict):
     collection = Text(required=False, allow_null=True, max_length=64, help_text="The set's own, else the default, if absent.")
     top_k = Whole(required=False, min_value=1, max_value=50)
     max_questions = Whole(required=False, allow_null=True, min_value=1, max_value=1_000_000)
-    judge = Choice(required=False, choices=EvalRun.Judge.values)
+    judge = Choice(required=False, choices=EvalRun.Judge.choices)
     judge_model = Text(required=False, allow_blank=True, max_length=330, help_text="backend:model; the settings' if absent.")
     pairwise = serializers.BooleanField(required=False, help_text="The judge also compares answers with the baseline's.")
     concurrency = Whole(required=False, min_value=1, max_value=64)
