@@ -6,12 +6,11 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from adaptrag.common.commands import ContractCommand
 from adaptrag.orchestrator import QueryRequest, query
-from agents.services.agents import agents_register_defaults
+from agents.commands import AskingCommand
 
 
-class Command(ContractCommand):
+class Command(AskingCommand):
     help = "Ask a question; the bandit picks the agent unless --agent names one."
 
     def arguments(self, parser: CommandParser) -> None:
@@ -22,9 +21,7 @@ class Command(ContractCommand):
         parser.add_argument("--top-k", type=int, help="passages to retrieve (5)")
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
-        if made := agents_register_defaults():
-            names = ", ".join(variant.name for variant in made)
-            self.stderr.write(f"No agent was registered yet; there are now {names}, on the shipped chat model.")
+        self.have_agents()
         result = query(
             QueryRequest(
                 question=options["question"],

@@ -8,9 +8,10 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandParser
 
-from adaptrag.common.commands import FAILED, ContractCommand
+from adaptrag.common.commands import FAILED
 from adaptrag.common.errors import InvalidInput
 from adaptrag.simulation import Journal, Simulation, part_of, play, play_alone
+from agents.commands import AskingCommand
 from agents.selectors import live_variants
 from agents.services import beir_collection
 from evals.sets import read_beir
@@ -18,7 +19,7 @@ from evals.sets import read_beir
 BARS = 30
 
 
-class Command(ContractCommand):
+class Command(AskingCommand):
     help = "Run the real loop with simulated users: a BEIR folder's gold answers rate and correct what the agents say."
 
     def arguments(self, parser: CommandParser) -> None:
@@ -40,6 +41,7 @@ class Command(ContractCommand):
         folder = options["dataset"].expanduser()
         if not folder.is_dir():
             raise InvalidInput(f"There is no folder {str(folder)!r}; name a BEIR folder (corpus.jsonl, queries.jsonl).")
+        self.have_agents()
         items = [item for item in read_beir(folder) if options["part"] in ("all", part_of(item.key))]
         collection = beir_collection(folder, progress=self.progress).name
         simulation = Simulation(

@@ -7,8 +7,9 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from adaptrag.common.commands import DONE, FAILED, GATE_NOT_MET, ContractCommand
+from adaptrag.common.commands import DONE, FAILED, GATE_NOT_MET
 from adaptrag.common.errors import InvalidInput
+from agents.commands import AskingCommand
 from agents.selectors import live_variants
 from agents.services import beir_collection
 from evals.models import EvalRun, EvalSet
@@ -26,7 +27,7 @@ from evals.services import (
 )
 
 
-class Command(ContractCommand):
+class Command(AskingCommand):
     help = "Ask agents the questions of an eval set, score the answers, and say which differences are real."
 
     def arguments(self, parser: CommandParser) -> None:
@@ -82,6 +83,7 @@ class Command(ContractCommand):
         return run
 
     def _request(self, options: dict[str, Any]) -> RunRequest:
+        self.have_agents()
         eval_set, collection = self._dataset(options["dataset"], options["collection"])
         agents = tuple(name.strip() for name in options["agents"].split(",") if name.strip())
         if not agents:
