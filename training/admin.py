@@ -30,7 +30,7 @@ from training.services import (
     DistillationRequest,
     TrainingRequest,
     dataset_drop,
-    dataset_prepare,
+    dataset_enqueue,
     distillation_start,
     training_cancel,
     training_resume,
@@ -68,7 +68,7 @@ class _Starting(ReadOnlyAdmin):
             messages.error(request, error.message)
             return redirect(back)
         self.log_addition(request, row, "Started.")
-        return redirect(reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_change", args=[row.pk]))
+        return redirect(reverse(f"admin:{row._meta.app_label}_{row._meta.model_name}_change", args=[row.pk]))
 
     def started(self, request: HttpRequest) -> Any:
         raise NotImplementedError
@@ -89,8 +89,8 @@ class SFTDatasetAdmin(_Starting):
         "The dataset is frozen; every question that is left out says why.",
     )
 
-    def started(self, request: HttpRequest) -> SFTDataset:
-        return dataset_prepare(DatasetRequest(user=request.user))
+    def started(self, request: HttpRequest) -> Job:
+        return dataset_enqueue(DatasetRequest(user=request.user))
 
     @display(description="Dataset", ordering="id")
     def name(self, dataset: SFTDataset) -> str:

@@ -8,6 +8,7 @@ from adaptrag.common.jobs import JobContext, register
 
 TRAIN = "training.train"
 DISTIL = "training.distil"
+DATASET = "training.dataset"
 
 
 def register_handlers() -> None:
@@ -15,6 +16,8 @@ def register_handlers() -> None:
     register(TRAIN, train, heavy=True, queue="long")
     # Waits for the teacher; a local one is loaded in the child.
     register(DISTIL, distil, heavy=True)
+    # Its child loads the student's tokenizer.
+    register(DATASET, dataset, heavy=True)
 
 
 def train(context: JobContext) -> dict[str, Any]:
@@ -27,3 +30,9 @@ def distil(context: JobContext) -> dict[str, Any]:
     from training.services import distillation_execute
 
     return distillation_execute(context.payload["run"], context)
+
+
+def dataset(context: JobContext) -> dict[str, Any]:
+    from training.services import dataset_execute
+
+    return dataset_execute(context)

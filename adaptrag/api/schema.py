@@ -36,6 +36,7 @@ ALSO = {
     "/api/images": (404,),
     "/api/rl/reset": (409,),
     "/api/evals": (404, 409),
+    "/api/training": (404, 409),
 }
 OPEN_PATHS = ("/api/health", "/api/schema", "/api/docs")
 

@@ -12,13 +12,14 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from adaptrag.api.fields import Choice, Number, Strict, Text, Whole, validated
+from adaptrag.common.models import Job
 from training.lora import PRECISIONS, Recipe
 from training.models import DistillationRun, SFTDataset, TrainingRun
 from training.services import (
     DatasetRequest,
     DistillationRequest,
     TrainingRequest,
-    dataset_prepare,
+    dataset_enqueue,
     distillation_cancel,
     distillation_get,
     distillation_resume,
@@ -49,6 +50,14 @@ class DatasetSerializer(serializers.ModelSerializer):
     class Meta:
         model = SFTDataset
         fields = ["dataset", "source", "parent", "sha256", "filters", "counts", "created_at"]
+
+
+class DatasetJobSerializer(serializers.ModelSerializer):
+    job = serializers.IntegerField(source="pk")
+
+    class Meta:
+        model = Job
+        fields = ["job", "state"]
 
 
 class TrainingStartSerializer(Strict):
@@ -120,11 +129,13 @@ class DatasetsView(_Operators, generics.ListAPIView):
         """Datasets, newest first."""
         return super().get(request, *args, **kwargs)
 
-    @extend_schema(operation_id="training_dataset_prepare", request=DatasetStartSerializer, responses={201: DatasetSerializer})
+    @extend_schema(
+        operation_id="training_dataset_prepare", request=DatasetStartSerializer, responses={202: DatasetJobSerializer}
+    )
     def post(self, request: Request) -> Response:
-        """Freeze a dataset out of the log."""
+        """Freeze a dataset out of the log, on the queue. 202: when the job is done, it is the newest of this list."""
         fields = validated(DatasetStartSerializer, request.data)
-        return Response(DatasetSerializer(dataset_prepare(DatasetRequest(user=request.user, **fields))).data, status=201)
+        return Response(DatasetJobSerializer(dataset_enqueue(DatasetRequest(user=request.user, **fields))).data, status=202)
 
 
 class TrainingsView(_Operators, generics.ListAPIView):

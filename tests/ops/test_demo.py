@@ -120,7 +120,7 @@ def test_the_demo_answers_with_the_real_model_and_a_second_run_takes_seconds(tmp
         first.read_until("Ctrl-C")
         key = re.search(r"API key +(\S+)", first.output)[1]
         assert re.search(r"Sign in +operator / \S{12,}", first.output)
-        assert re.search(r"by (naive|hybrid|agentic)_rag in [\d.]+ s", first.output)
+        assert re.search(r"by \w+_rag in [\d.]+ s", first.output)
         assert re.search(r"\[1\] \S+", first.output)
         address = Address(host="127.0.0.1", port=port)
         status, answer = address.call("POST", "/api/query", key=key, body={"question": "What is a prior?"}, timeout=120)

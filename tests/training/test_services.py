@@ -23,6 +23,7 @@ from training.services import (
     DatasetRequest,
     TrainingRequest,
     dataset_drop,
+    dataset_enqueue,
     dataset_for,
     dataset_prepare,
     training_cancel,
@@ -262,3 +263,27 @@ def test_lora_adapters_path_names_the_adapter_of_agents_without_an_artifact(log,
 def test_examples_are_rows_of_their_dataset_alone(log, student):
     dataset = _prepared(student)
     assert SFTExample.objects.filter(dataset=dataset).count() == Interaction.objects.count()
+
+
+def test_a_dataset_is_prepared_on_the_queue_and_its_job_names_it(log, settings, student, monkeypatch):
+    from training.services import datasets
+
+    monkeypatch.setattr(datasets, "model_folder", lambda name: student)
+    job = dataset_enqueue(DatasetRequest(min_reward=0.5))
+    assert not SFTDataset.objects.exists()
+    assert _worked(job.pk) == Job.State.SUCCEEDED
+    job.refresh_from_db()
+    assert job.result["dataset"] == SFTDataset.objects.get().pk
+    assert SFTDataset.objects.get().filters["min_reward"] == 0.5
+
+
+def test_a_wrong_request_is_refused_before_anything_is_queued(db):
+    with pytest.raises(InvalidInput, match="min_reward"):
+        dataset_enqueue(DatasetRequest(min_reward=2))
+    assert not Job.objects.exists()
+
+
+def test_a_training_from_a_web_process_needs_a_dataset(db):
+    with pytest.raises(UnknownDataset, match="Prepare one first"):
+        training_start(TrainingRequest())
+    assert not SFTDataset.objects.exists()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from training.services.datasets import (
     DatasetRequest,
     dataset_drop,
+    dataset_enqueue,
+    dataset_execute,
     dataset_export,
     dataset_for,
     dataset_prepare,
@@ -41,6 +43,8 @@ __all__ = [
     "budget_reserve",
     "budget_set",
     "dataset_drop",
+    "dataset_enqueue",
+    "dataset_execute",
     "dataset_export",
     "dataset_for",
     "dataset_prepare",

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.db import transaction
 
 from adaptrag.common.errors import InvalidInput
+from adaptrag.common.jobs import JobContext, job_enqueue
+from adaptrag.common.models import Job
 from agents.llm.base import Message
 from agents.llm.weights import DEFAULT_MODEL, model_folder
 from agents.retrieval.base import Passage
@@ -27,6 +30,7 @@ from training.encoding import Encoder
 from training.errors import NothingToLearn, UnknownDataset
 from training.models import SFTDataset, SFTExample, TeacherAnswer
 from training.sft import SOURCES, Candidate, Chat, Example, Filters, counts, select
+from training.tasks import DATASET
 
 DEFAULT_FILE = "training/data/sft_train.jsonl"
 MOST = 50_000  # newest interactions that are looked at
@@ -56,10 +60,17 @@ class DatasetRequest:
     user: Any = None
 
 
-def dataset_for(number: int | None, *, user: Any = None) -> SFTDataset:
-    """That dataset; without a number the newest, prepared first where there is none. Raises UnknownDataset."""
+def dataset_for(number: int | None, *, prepare: bool = False, user: Any = None) -> SFTDataset:
+    """That dataset; without a number the newest, with `prepare` made first where there is none. Raises UnknownDataset.
+
+    Making one loads a tokenizer, so the web process only looks for one.
+    """
     if number is None:
-        return SFTDataset.objects.first() or dataset_prepare(DatasetRequest(user=user))
+        if (newest := SFTDataset.objects.first()) is not None:
+            return newest
+        if prepare:
+            return dataset_prepare(DatasetRequest(user=user))
+        raise UnknownDataset("There is no dataset yet. Prepare one first, in the admin under Datasets or by the API.")
     found = SFTDataset.objects.filter(pk=number).first()
     if found is None:
         newest = SFTDataset.objects.values_list("pk", flat=True).first()
@@ -73,10 +84,7 @@ def dataset_prepare(request: DatasetRequest) -> SFTDataset:
 
     Raises InvalidInput, and NothingToLearn (with the reasons) where every question is left out.
     """
-    if request.source not in SOURCES:
-        raise InvalidInput(f"Unknown source {request.source!r}; there are {', '.join(SOURCES)}.", field="source")
-    if not 0 <= request.min_reward <= 1:
-        raise InvalidInput(f"min_reward must lie between 0 and 1, not {request.min_reward!r}.", field="min_reward")
+    _check(request)
     encoder = Encoder(model_folder(request.student))
     window = min(encoder.window, request.max_tokens or settings.ADAPTRAG_SFT_MAX_TOKENS)
     candidates = _logged()
@@ -100,6 +108,34 @@ def dataset_prepare(request: DatasetRequest) -> SFTDataset:
     origin = SFTExample.Origin.BUILTIN if builtin else None
     rows = [_row(one, origin=origin, keyed=not builtin) for one in examples]
     return _frozen(rows, source=source, filters=values, figures=figures, out=request.out, user=request.user)
+
+
+def dataset_enqueue(request: DatasetRequest) -> Job:
+    """Prepare it on the queue; the job's result has its number. Raises InvalidInput."""
+    _check(request)
+    payload = {"min_reward": request.min_reward, "source": request.source, "max_tokens": request.max_tokens}
+    return job_enqueue(
+        DATASET,
+        payload | {"user": getattr(request.user, "pk", None)},
+        title="Prepare a dataset from the log",
+        user=request.user,
+    )
+
+
+def dataset_execute(context: JobContext) -> dict[str, Any]:
+    """Called by the job."""
+    values = dict(context.payload)
+    user = get_user_model().objects.filter(pk=values.pop("user")).first()
+    context.progress(0.0, "reading the log")
+    dataset = dataset_prepare(DatasetRequest(user=user, **values))
+    return {"dataset": dataset.pk, "counts": dataset.counts}
+
+
+def _check(request: DatasetRequest) -> None:
+    if request.source not in SOURCES:
+        raise InvalidInput(f"Unknown source {request.source!r}; there are {', '.join(SOURCES)}.", field="source")
+    if not 0 <= request.min_reward <= 1:
+        raise InvalidInput(f"min_reward must lie between 0 and 1, not {request.min_reward!r}.", field="min_reward")
 
 
 def dataset_drop(dataset: SFTDataset, examples: Sequence[int], *, user: Any = None) -> SFTDataset:

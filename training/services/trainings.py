@@ -34,9 +34,13 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate", "safetensors")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRequest:
-    """What to train. dataset None: the newest. `agent`: whose candidate the result becomes; empty for none."""
+    """What to train. dataset None: the newest; with `prepare` one is made where there is none, outside the web process.
+
+    `agent`: whose candidate the result becomes; empty for none.
+    """
 
     dataset: int | None = None
+    prepare: bool = False
     model: str = DEFAULT_MODEL
     recipe: Recipe = field(default_factory=Recipe)
     processes: int = 1
@@ -57,7 +61,7 @@ def training_create(request: TrainingRequest) -> TrainingRun:
     """The run's row, not started. Raises InvalidInput naming what is wrong, UnknownDataset, NothingToLearn."""
     _check(request)
     run = TrainingRun.objects.create(
-        dataset=dataset_for(request.dataset, user=request.user),
+        dataset=dataset_for(request.dataset, prepare=request.prepare, user=request.user),
         base_model=request.model,
         recipe=asdict(request.recipe),
         processes=request.processes,

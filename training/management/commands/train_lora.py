@@ -67,6 +67,7 @@ class Command(ContractCommand):
         recipe = replace(RECIPE, **{name: options[name] for name in names}, quantized=options["qlora"])
         return TrainingRequest(
             dataset=options["dataset"],
+            prepare=True,
             model=options["model"],
             recipe=recipe,
             processes=options["processes"],
