@@ -19,14 +19,13 @@ from django.utils import timezone
 from rewards.models import BanditArm, Interaction, LearningClock, LinearArm, Pull, Reward, RoutingPolicy
 from rewards.selectors import active_policy
 from rewards.services import linear
-from rewards.services.evidence import Applied, EvidenceRule, clock_read
+from rewards.services.evidence import LEAST_SQUARED, Applied, EvidenceRule, clock_read
 from rewards.services.rollup import Change, changes_note, sums_rebuild
 from rewards.services.turn import write_turn
 
 Progress = Callable[[float, str], Any]
 ArmKey = tuple[str, int]  # (category, variant id)
 
-LEAST_SQUARED = 1e-50  # a reward below it counts as 0 where sums are made of products
 _ADVISORY_LOCK = 0x_ADA9_72A6  # any number that nothing else in the database uses
 
 
@@ -213,7 +212,6 @@ def rebuild(policy: RoutingPolicy, progress: Progress, *, sums: bool = False) ->
     with connection.cursor() as cursor:
         cursor.execute(f"INSERT INTO {Pull._meta.db_table} ({columns}) {select}", parameters)
     progress(0.5, "adding up arms")
-    # PostgreSQL refuses products that underflow.
     value, weight = Case(When(value__gte=LEAST_SQUARED, then=F("value")), default=Value(0.0)), F("weight")
     by_arm_sums = (
         Pull.objects.order_by()

@@ -25,7 +25,9 @@ COUNTING_MODES = (
     Interaction.Mode.IMPORTED,
 )
 SECONDS_A_DAY = 86400.0
-OLDEST = -500.0  # half-lives before the epoch at which weights stop to fall; PostgreSQL refuses numbers that underflow
+# PostgreSQL refuses numbers that underflow.
+OLDEST = -500.0  # half-lives before the epoch at which weights stop to fall
+LEAST_SQUARED = 1e-50  # a reward below it counts as 0 where the database adds up products
 
 
 @dataclass(frozen=True, kw_only=True)

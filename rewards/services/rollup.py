@@ -20,6 +20,7 @@ from django.db import DatabaseError, connection, transaction
 from rewards.models import Interaction, LogChange, LogSums, Pull, Reward
 from rewards.rollup.spans import DAY, HOUR, MONTH, start_of
 from rewards.rollup.sums import FIGURES, Sums, latency_bin
+from rewards.services.evidence import LEAST_SQUARED
 from rewards.services.turn import write_turn
 
 logger = logging.getLogger(__name__)
@@ -217,7 +218,7 @@ def _add_ratings(hours: dict[Key, Sums]) -> None:
 def _add_pulls(hours: dict[Key, Sums]) -> None:
     hour = _hour_of("p.at")
     join = f"{Pull._meta.db_table} p JOIN {Pull._meta.get_field('arm').related_model._meta.db_table} a ON a.id = p.arm_id"
-    sums = "COUNT(*), SUM(p.value), SUM(p.value * p.value)"
+    sums = f"COUNT(*), SUM(p.value), SUM(CASE WHEN p.value < {LEAST_SQUARED} THEN 0 ELSE p.value * p.value END)"
     for start, category, variant, n, total, squares in _rows(
         f"SELECT {hour}, a.category, a.variant_id, {sums} FROM {join} GROUP BY {hour}, a.category, a.variant_id"  # noqa: S608
     ):

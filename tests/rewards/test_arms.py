@@ -76,6 +76,14 @@ class RebuildEqualsIncremental(TestCase):
 
 @pytest.mark.django_db
 class TestRebuild:
+    def test_a_reward_too_small_to_be_squared_is_counted(self):
+        alpha = variant("alpha")
+        rate(interaction(alpha), 1e-200)
+        rate(interaction(alpha), 0.5)
+        before = figures()
+        arms_rebuild()
+        assert figures() == before
+
     def test_it_repairs_arms_that_were_tampered_with(self):
         alpha = variant("alpha")
         for value in (0.2, 0.4, 0.9):
