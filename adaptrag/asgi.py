@@ -33,7 +33,7 @@ from django.http import FileResponse, HttpResponseBase, JsonResponse  # noqa: E4
 from django.urls import get_resolver, set_script_prefix  # noqa: E402
 from servestatic import ServeStaticASGI  # noqa: E402
 
-from adaptrag.api.errors import JSON_PREFIXES, TooLarge, error_body, error_of  # noqa: E402
+from adaptrag.api.errors import JSON_PREFIXES, TooLarge, body_for, error_body, error_of  # noqa: E402
 from adaptrag.api.lanes import Lane, answers, lane_for, pages  # noqa: E402
 from adaptrag.common.errors import AdaptRAGError  # noqa: E402
 
@@ -68,7 +68,7 @@ class PooledHandler(ASGIHandler):
         except RequestAborted:
             return
         except AdaptRAGError as error:
-            await self.refuse(error, send)
+            await self.refuse(error, scope["path"], send)
             return
         response, start, content = await asyncio.wrap_future(slot.submit(self.respond, scope, body))
         await send(start)
@@ -88,7 +88,8 @@ class PooledHandler(ASGIHandler):
         if request is None:
             body.close()
             if scope["path"].startswith(JSON_PREFIXES):
-                response = JsonResponse(error_body("bad_request", "The query string is not UTF-8."), status=400)
+                wrong = error_body("bad_request", "The query string is not UTF-8.")
+                response = JsonResponse(body_for(scope["path"], 400, wrong), status=400)
         else:
             response = self.get_response(request)
             response._handler_class = self.__class__
@@ -148,13 +149,13 @@ class PooledHandler(ASGIHandler):
                 return file
             message = await receive()
 
-    async def refuse(self, error: AdaptRAGError, send: Any) -> None:
+    async def refuse(self, error: AdaptRAGError, path: str, send: Any) -> None:
         """What no thread is spent on."""
         status, body, headers = error_of(error)
         lines = [(b"content-type", b"application/json"), (b"connection", b"close")]
         lines += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": status, "headers": lines})
-        await send({"type": "http.response.body", "body": json.dumps(body).encode()})
+        await send({"type": "http.response.body", "body": json.dumps(body_for(path, status, body)).encode()})
 
     async def lifespan(self, receive: Any, send: Any) -> None:
         while True:

@@ -9,6 +9,7 @@ urlpatterns = [
     path("", include("adaptrag.console.urls")),
     path("admin/", admin.site.urls),
     path("api/", include("adaptrag.api.urls")),
+    path("v1/", include("adaptrag.api.openai_urls")),
     path("metrics", MetricsView.as_view(), name="metrics"),
 ]
 

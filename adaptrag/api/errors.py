@@ -1,4 +1,7 @@
-"""One error form for everything under /api/: {"error": {"code", "message", "details"}} with the right status."""
+"""One error form for everything under /api/: {"error": {"code", "message", "details"}} with the right status.
+
+Under /v1/ it also has what the clients of OpenAI read.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,12 @@ from adaptrag.logs import request_id
 
 logger = logging.getLogger(__name__)
 
-JSON_PREFIXES = ("/api/", "/v1/")
+OPENAI_PREFIX = "/v1/"
+JSON_PREFIXES = ("/api/", OPENAI_PREFIX)
+# OpenAI's word for a kind of error, by status; its clients choose their exception by the status alone.
+OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+# Their parameter, where it has another name than ours.
+OPENAI_PARAMS = {"agent": "model", "question": "messages", "collection": "metadata"}
 
 
 class TooLarge(InvalidInput):
@@ -41,6 +49,19 @@ class ClientGone(AdaptRAGError):
 
 def error_body(code: str, message: str, details: Any = None) -> dict[str, Any]:
     return {"error": {"code": code, "message": message, "details": {} if details is None else details}}
+
+
+def openai_body(status: int, body: dict[str, Any]) -> dict[str, Any]:
+    """An error body with OpenAI's `type` and `param` beside `code`, `message` and `details`."""
+    details = body["error"]["details"]
+    param = details.get("field") or next(iter(details.get("fields", {})), None) or ("agent" if "agent" in details else None)
+    kind = OPENAI_TYPES.get(status) or ("server_error" if status >= 500 else "invalid_request_error")
+    return {"error": body["error"] | {"type": kind, "param": OPENAI_PARAMS.get(param, param)}}
+
+
+def body_for(path: str, status: int, body: dict[str, Any]) -> dict[str, Any]:
+    """The error body in the form of the address that it is sent from."""
+    return openai_body(status, body) if path.startswith(OPENAI_PREFIX) else body
 
 
 def error_of(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
@@ -73,7 +94,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
 
     set_rollback()
     status, body, headers = error_of(error)
-    return Response(body, status=status, headers=headers)
+    return Response(body_for(context["request"].path_info, status, body), status=status, headers=headers)
 
 
 def _framework_error(error: exceptions.APIException) -> tuple[int, dict[str, Any], dict[str, str]]:
@@ -125,8 +146,8 @@ def _unexpected() -> dict[str, Any]:
 # What Django itself refuses: unknown addresses, hosts and forms, and whatever fails outside of a view. ------------------
 
 
-def _plain(status: int, body: dict[str, Any]) -> HttpResponse:
-    return JsonResponse(body, status=status)
+def _plain(request: HttpRequest, status: int, body: dict[str, Any]) -> HttpResponse:
+    return JsonResponse(body_for(request.path_info, status, body), status=status)
 
 
 def _for_program(request: HttpRequest) -> bool:
@@ -136,32 +157,34 @@ def _for_program(request: HttpRequest) -> bool:
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     if not _for_program(request):
         return defaults.bad_request(request, exception)
-    return _plain(400, error_body("bad_request", "The request is malformed, or its Host is not one of this site's."))
+    return _plain(request, 400, error_body("bad_request", "The request is malformed, or its Host is not one of this site's."))
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
     if not _for_program(request):
         return defaults.permission_denied(request, exception)
-    return _plain(403, error_body("permission_denied", str(exception) or "You may not do this."))
+    return _plain(request, 403, error_body("permission_denied", str(exception) or "You may not do this."))
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     if not _for_program(request):
         return csrf.csrf_failure(request, reason)
-    return _plain(403, error_body("permission_denied", f"CSRF: {reason} Send a key, or X-CSRFToken with the session."))
+    return _plain(request, 403, error_body("permission_denied", f"CSRF: {reason} Send a key, or X-CSRFToken with the session."))
 
 
 @csrf_exempt  # it changes nothing, and an address that is not there should say so to everyone
 def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if not _for_program(request):
         return defaults.page_not_found(request, exception)
-    return _plain(404, error_body("not_found", f"There is nothing at {request.path}. GET /api/docs lists what there is."))
+    return _plain(
+        request, 404, error_body("not_found", f"There is nothing at {request.path}. GET /api/docs lists what there is.")
+    )
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
     if not _for_program(request):
         return defaults.server_error(request)
-    return _plain(500, _unexpected())
+    return _plain(request, 500, _unexpected())
 
 
 def status_words(status: int) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from drf_spectacular.openapi import AutoSchema
 
-from adaptrag.api.errors import status_words
+from adaptrag.api.errors import JSON_PREFIXES, OPENAI_PREFIX, status_words
 
 ERROR = {
     "type": "object",
@@ -19,6 +19,21 @@ ERROR = {
                 "code": {"type": "string", "description": "For programs; stable."},
                 "message": {"type": "string", "description": "For people: what was wrong, with which value, and what to do."},
                 "details": {"type": "object", "additionalProperties": True},
+            },
+        }
+    },
+}
+OPENAI_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": [*ERROR["properties"]["error"]["required"], "type", "param"],
+            "properties": ERROR["properties"]["error"]["properties"]
+            | {
+                "type": {"type": "string", "description": "OpenAI's word for the kind of error."},
+                "param": {"type": "string", "nullable": True, "description": "The parameter that is wrong, where it is one."},
             },
         }
     },
@@ -37,6 +52,8 @@ ALSO = {
     "/api/rl/reset": (409,),
     "/api/evals": (404, 409),
     "/api/training": (404, 409),
+    "/v1/chat": (404, 409, 504),
+    "/v1/models/": (404,),
 }
 OPEN_PATHS = ("/api/health", "/api/schema", "/api/docs")
 
@@ -48,14 +65,15 @@ class ApiSchema(AutoSchema):
 
 
 def only_api(endpoints: list[tuple]) -> list[tuple]:
-    return [endpoint for endpoint in endpoints if endpoint[0].startswith(("/api/", "/v1/"))]
+    return [endpoint for endpoint in endpoints if endpoint[0].startswith(JSON_PREFIXES)]
 
 
 def add_errors(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
     """Every operation may answer in the error form; say with which statuses."""
-    result.setdefault("components", {}).setdefault("schemas", {})["Error"] = ERROR
-    answer = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    result.setdefault("components", {}).setdefault("schemas", {}).update(Error=ERROR, OpenAIError=OPENAI_ERROR)
     for path, operations in result["paths"].items():
+        name = "OpenAIError" if path.startswith(OPENAI_PREFIX) else "Error"
+        answer = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
         for operation in operations.values():
             statuses = {*ALWAYS, *(status for start, also in ALSO.items() if path.startswith(start) for status in also)}
             if path not in OPEN_PATHS:

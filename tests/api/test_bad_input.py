@@ -125,7 +125,7 @@ def test_feedback_on_an_unknown_interaction_is_not_found(api, agents, interactio
     assert_error(api.send("/api/feedback", {"interaction_id": interaction, "reward": 1}), 404, "unknown_interaction")
 
 
-@pytest.mark.parametrize("path", ["/api/", "/api/nonesuch", "/api/query/", "/api/documents/x", "/v1/nonesuch"])
+@pytest.mark.parametrize("path", ["/api/", "/api/nonesuch", "/api/query/", "/api/documents/x"])
 def test_an_unknown_address_is_answered_in_the_same_form(api, path):
     assert_error(api.get(path), 404, "not_found")
 
