@@ -167,17 +167,20 @@ def _evidence(stamp: str, rows: list[tuple[Any, ...]]) -> Evidence:
     return evidence
 
 
-def arm_evidence(
+def arm_probabilities(
     state: DecisionState,
     category: str,
     variants: Sequence[AgentVariant],
     policy: Policy,
+    seed: int,
     *,
     now: float = 0.0,
     context: np.ndarray | None = None,
-) -> ArmEvidence:
-    """The variants as arms: own rewards, plus each predecessor's at the share that its successor inherits.
+) -> tuple[ArmEvidence, np.ndarray]:
+    """What the policy sees, and the probability of each variant, shape (K,), before bounds on shares.
 
+    The variants as arms: own rewards, plus each predecessor's at the share that its successor inherits. Probabilities that the
+    evidence alone determines are kept until it changes.
     now: the time in the unit of the policy's half-life. context: the question's, for a linear policy."""
     lines = tuple(_line(variant.id, state.family) for variant in variants)
     names = tuple(variant.name for variant in variants)
@@ -188,12 +191,22 @@ def arm_evidence(
     sums = prepared.get(key)
     if sums is None:
         sums = prepared[key] = Sums.of(state.evidence, *key)
+    if policy.half_life is None and not policy.samples:
+        vector = prepared.get((policy, key))
+        if vector is None:
+            vector = prepared[policy, key] = policy.probabilities(sums.evidence, np.random.default_rng(0))
+            vector.setflags(write=False)
+        return sums.evidence, vector
     if policy.half_life is not None:
         sums = sums.scaled(ForwardDecay(half_life=policy.half_life, epoch=state.settings.epoch).scale(now))
-    if not policy.reads_question:
-        return sums.evidence
-    linear = _linear_sums(state.evidence.linear, policy.dimensions + 1, lines)
-    return dataclasses.replace(sums.evidence, context=context, designs=linear[0] * sums.scale, responses=linear[1] * sums.scale)
+    evidence = sums.evidence
+    if policy.reads_question:
+        designs, responses = _linear_sums(state.evidence.linear, policy.dimensions + 1, lines)
+        evidence = dataclasses.replace(
+            evidence, context=context, designs=designs * sums.scale, responses=responses * sums.scale
+        )
+    # The policy's own randomness is a stream apart, so the draw can be repeated from the logged probabilities alone.
+    return evidence, policy.probabilities(evidence, np.random.default_rng((seed, 1)))
 
 
 Line = tuple[tuple[int, float], ...]  # (variant, share of its evidence that counts), the candidate first

@@ -16,7 +16,7 @@ import numpy as np
 from agents.models import AgentVariant
 from rewards.bandit import POLICIES, ArmEvidence, Policy, draw, project, traffic_bounds
 from rewards.bandit.lints import question_context
-from rewards.decision import DecisionState, arm_evidence, decision_state
+from rewards.decision import DecisionState, arm_probabilities, decision_state
 from rewards.errors import InfeasibleShares, NoCandidates, PinnedUnavailable
 from rewards.models import Interaction
 from rewards.services import linear
@@ -83,9 +83,8 @@ class BanditRouter:
         policy = _policy(settings.kind, settings.parameters)
         vector = linear.question_vector(question) if policy.reads_question else None
         context = None if vector is None else question_context(vector, policy.dimensions)
-        evidence = arm_evidence(state, category, variants, policy, now=_now(policy, settings.ticks), context=context)
-        # The policy's own randomness is a stream apart, so the draw can be repeated from the logged probabilities alone.
-        probabilities = policy.probabilities(evidence, np.random.default_rng((seed, 1)))
+        now = _now(policy, settings.ticks)
+        evidence, probabilities = arm_probabilities(state, category, variants, policy, seed, now=now, context=context)
         probabilities = _bounded(probabilities, variants, state)
         chosen = draw(probabilities, random.Random(seed))  # noqa: S311 - a draw, no secret
         candidates = _candidates(variants, probabilities, evidence)

@@ -78,7 +78,12 @@ def caller(request: Request) -> Caller:
     return found
 
 
-_keys = Prepared(lambda prefix: ApiKey.objects.filter(token_key=prefix).select_related("user"))
+# What no request needs of an account stays in the database.
+_UNREAD = (
+    "created",
+    *(f"user__{name}" for name in ("password", "first_name", "last_name", "email", "last_login", "date_joined")),
+)
+_keys = Prepared(lambda prefix: ApiKey.objects.filter(token_key=prefix).select_related("user").defer(*_UNREAD))
 
 
 class KeyAuthentication(authentication.BaseAuthentication):

@@ -184,13 +184,13 @@ def agent_answer(variant: AgentVariant, request: AgentRequest, *, on_text: OnTex
         collection=request.collection,
         chat=agent_chat(variant),
         retrieve=retrieve,
+        ready=current_build,
         external=external_search(),
         tables=StoredTables(),
         image=image_url,
         on_text=on_text,
     )
     try:
-        current_build(request.collection)  # nothing to search: said before any model is asked
         draft = agent_strategy(variant).answer(request, tools)
     except Exception as error:
         error.trace = tuple(tools.trace)

@@ -75,6 +75,7 @@ class Tools:
         collection: Collection,
         chat: ChatModel,
         retrieve: Callable[..., list[Passage]],
+        ready: Callable[[Collection], Any] | None = None,
         external: ExternalSearch | None = None,
         tables: TableAccess | None = None,
         image: Callable[[Collection, int], str] | None = None,
@@ -86,6 +87,7 @@ class Tools:
         self._collection = collection
         self._chat = chat
         self._retrieve = retrieve
+        self._ready = ready
         self._started = time.perf_counter()
         self.on_text = on_text
         self.trace: list[dict[str, Any]] = []
@@ -170,8 +172,12 @@ class Tools:
         max_tokens: int | None = None,
         stream: bool = False,
     ) -> Completion:
-        """Call the chat model; with `stream`, its text goes to the asker as it is made."""
+        """Call the chat model; with `stream`, its text goes to the asker as it is made.
+
+        Raises NothingIngested before a model is asked first in a collection where there is nothing to search."""
         begun = time.perf_counter()
+        if not self.trace and self._ready:
+            self._ready(self._collection)
         try:
             completion = self._chat.complete(messages, max_tokens=max_tokens, on_text=self.on_text if stream else None)
         except Exception as error:

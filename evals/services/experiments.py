@@ -23,7 +23,9 @@ from rewards.models import AgentLimit, CategoryPin, Interaction, Reward
 from rewards.router import RoutingDecision
 from rewards.services.evidence import clock_read
 
-_running = Prepared(lambda: Experiment.objects.filter(state=Experiment.State.RUNNING).order_by())
+_running = Prepared(
+    lambda: Experiment.objects.filter(state=Experiment.State.RUNNING).only("name", "shares", "variants").order_by()
+)
 
 
 @dataclass(frozen=True, kw_only=True)

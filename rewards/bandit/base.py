@@ -120,6 +120,7 @@ class BasePolicy:
     half_life: ClassVar[float | None] = None
     reads_elsewhere: ClassVar[bool] = False
     reads_question: ClassVar[bool] = False
+    samples: ClassVar[bool] = False  # whether `probabilities` estimates with its rng, or the evidence alone determines them
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):

@@ -42,6 +42,7 @@ class LinTS(BasePolicy):
 
     kind: ClassVar[str] = "lints"
     reads_question: ClassVar[bool] = True
+    samples: ClassVar[bool] = True
     dimensions: int = parameter(16, low=1, high=256, help="Length to which the question's embedding is reduced.")
     ridge: float = parameter(10.0, low=0.01, high=1e6, help="Weight of the prior, in rewards.")
     exploration: float = parameter(0.4, low=0.05, high=2.0, help="Spread of the posteriors; 1 is Thompson sampling proper.")

@@ -76,14 +76,13 @@ def changes_note(changes: Iterable[Change]) -> None:
         return
     for row in rows:
         row[0] = connection.ops.adapt_datetimefield_value(row[0])
+    *others, last = rows
     with connection.cursor() as cursor:
-        if len(rows) > 1:
-            cursor.executemany(_INSERT, rows)
-            due = len(rows) >= FOLD_EVERY // 4
-        else:
-            cursor.execute(f"{_INSERT} RETURNING id", rows[0])
-            due = cursor.fetchone()[0] % FOLD_EVERY == 0
-    if due:
+        if others:
+            cursor.executemany(_INSERT, others)
+        cursor.execute(f"{_INSERT} RETURNING id", last)
+        number = cursor.fetchone()[0]
+    if number // FOLD_EVERY != (number - len(rows)) // FOLD_EVERY:
         try:
             changes_fold()
         except DatabaseError:

@@ -5,8 +5,8 @@ from django.contrib.auth import get_user_model
 
 from adaptrag.api.models import ApiKey
 from adaptrag.api.services import key_create
-from adaptrag.common.prepared import Prepared
-from agents.models import Collection
+from adaptrag.common.prepared import Prepared, PreparedInsert
+from agents.models import AgentVariant, Collection
 
 pytestmark = pytest.mark.django_db
 
@@ -43,3 +43,27 @@ def test_constants_and_arguments_of_a_filter_keep_their_places():
     assert prepared("a") == [("a", "about a")]
     assert prepared("b") == []
     assert prepared("x' OR 1=1 --") == [("x' OR 1=1 --", "about x' OR 1=1 --")]
+
+
+def test_deferred_columns_are_read_when_somebody_asks(keys, django_assert_num_queries):
+    prepared = Prepared(lambda: ApiKey.objects.select_related("user").defer("created", "user__email").order_by("name"))
+    with django_assert_num_queries(1):
+        first, _ = prepared()
+        assert first.user.username == "ada"
+    with django_assert_num_queries(2):
+        assert (first.created, first.user.email) == (keys[0].created, "")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_inserted_rows_are_those_that_save_would_have_written(count):
+    fields = {"strategy": "naive_rag", "state": AgentVariant.State.CANARY, "parameters": {"k": [1, "ü"]}, "note": "100 %s"}
+    insert = PreparedInsert(AgentVariant)
+    rows = [AgentVariant(pk=number, name=f"agent{number}", **fields) for number in range(1, count + 1)]
+    insert(*rows)
+    AgentVariant(pk=99, name="saved", **fields).save()
+    saved, *written = AgentVariant.objects.order_by("-pk").values()
+    assert len(written) == count
+    for row in written:
+        assert row | {"pk": 0, "id": 99, "name": "saved", "created_at": saved["created_at"]} == saved | {"pk": 0}
+        assert row["created_at"] is not None
+    assert not any(row._state.adding for row in rows)

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import numpy as np
 import pytest
+from django.db import IntegrityError, connection
 from django.utils import timezone
 
 from adaptrag.common.errors import InvalidInput
 from rewards.errors import InvalidReward, NotRatable, UnknownInteraction
-from rewards.models import Interaction, Pull, Reward
+from rewards.models import Interaction, LogChange, Pull, Reward
 from rewards.selectors import active_policy
 from rewards.services import feedback_record, interaction_log, learning_reset
 from rewards.services.feedback import COMMENT_MAX, CORRECTION_MAX
+from rewards.services.turn import write_turn
 from tests.rewards.rows import figures, interaction, rate, rated, variant
 
 pytestmark = pytest.mark.django_db
@@ -31,8 +35,30 @@ def asked(alpha):
 
 def test_logging_an_interaction_is_two_inserts_in_one_transaction(alpha, django_assert_num_queries):
     with django_assert_num_queries(4) as queries:
-        interaction_log(variant=alpha, question="Why?", category="factual", answer="Because.")
+        interaction_log(variant=alpha, question="Why?", category="factual", answer="Because.", clock=0)
     assert [query["sql"].split()[0] for query in queries] == ["SAVEPOINT", "INSERT", "INSERT", "RELEASE"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_callers_at_once_share_transactions_and_one_that_fails_fails_alone(alpha):
+    def log(number):
+        try:
+            # Two ids are the same: one of them can't be inserted, with or without others beside it.
+            return interaction_log(
+                id=uuid.UUID(int=min(number, 38)), variant=alpha, question=f"{number}?", category="factual"
+            ).pk
+        except IntegrityError:
+            return None
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(40) as pool:
+        with write_turn():  # nobody can write yet, so that they queue up
+            done = [pool.submit(log, number) for number in range(40)]
+            time.sleep(0.3)
+            assert not Interaction.objects.exists()
+        assert sum(future.result() is None for future in done) == 1
+    assert Interaction.objects.count() == LogChange.objects.count() == 39
 
 
 def test_a_first_rating_gives_the_arm_a_pull(alpha, asked):

@@ -76,6 +76,24 @@ def test_feedback_moves_the_next_decision_in_its_category_only():
     assert means(BanditRouter().route("vague", [alpha, beta])) == {"alpha": (0, None), "beta": (0, None)}
 
 
+def test_probabilities_that_were_kept_change_with_the_evidence_and_with_the_policy():
+    alpha, beta = variant("alpha"), variant("beta")
+
+    def alphas_share():
+        return BanditRouter().route("factual", [alpha, beta]).candidates[0]["probability"]
+
+    before = alphas_share()
+    assert alphas_share() == before
+    for _ in range(5):
+        rated(alpha, 1.0)
+    after = alphas_share()
+    assert after > before
+    policy = active_policy()
+    policy.parameters = {"exploration": 2.0}
+    policy_save(policy)
+    assert before < alphas_share() < after
+
+
 def test_priors_count_as_evidence_at_once():
     alpha, beta = variant("alpha"), variant("beta")
     prior_set(category="factual", agent_name="beta", pulls=30, total=27)
