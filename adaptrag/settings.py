@@ -296,6 +296,9 @@ ADAPTRAG_SFT_SCRUB = _flag("ADAPTRAG_SFT_SCRUB", True)  # replace secrets and e-
 ADAPTRAG_TEACHER_MODEL = env.str("ADAPTRAG_TEACHER_MODEL", default="")  # of the OpenAI-compatible server; none: no teacher
 ADAPTRAG_TEACHER_BUDGET_USD = _number("ADAPTRAG_TEACHER_BUDGET_USD", 5.0, env.float)
 ADAPTRAG_TRAINING_THREADS = _number("ADAPTRAG_TRAINING_THREADS", 0)  # 0: measured at start
+# How far a reloaded build may be from the unquantized model before the quantization fails.
+ADAPTRAG_QUANTIZATION_MAX_PERPLEXITY_RISE = _number("ADAPTRAG_QUANTIZATION_MAX_PERPLEXITY_RISE", 0.25, env.float)
+ADAPTRAG_QUANTIZATION_MIN_OVERLAP = _number("ADAPTRAG_QUANTIZATION_MIN_OVERLAP", 0.4, env.float)
 
 # Evaluation -------------------------------------------------------------------------------------------------------
 # The chat model that judges answers where a run names none; empty: only runs that name one can be judged by a model.

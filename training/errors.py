@@ -18,6 +18,12 @@ class TrainingFailed(AdaptRAGError):
     code = "training_failed"
 
 
+class QuantizationFailed(AdaptRAGError):
+    """A build can't be made, or is not what it should be; the message says why."""
+
+    code = "quantization_failed"
+
+
 class UnknownRun(NotFound):
     code = "unknown_run"
 

@@ -9,7 +9,7 @@ from django.core.validators import MinValueValidator
 from django.db import models
 
 from adaptrag.common.models import Job
-from agents.models import ModelArtifact, slug_validator
+from agents.models import AgentVariant, ModelArtifact, slug_validator
 from rewards.models import UNIT, Interaction
 
 
@@ -172,3 +172,56 @@ class TrainingRun(models.Model):
     @property
     def folder(self) -> Path:
         return Path(settings.DATA_DIR) / self.path
+
+
+class QuantizationReport(models.Model):
+    """A build in the making, then what it is like beside the unquantized model, measured in the same job."""
+
+    base_model = models.CharField(max_length=300, help_text="Name, folder or hub name of the model.")
+    adapter = models.ForeignKey(
+        ModelArtifact,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="quantizations",
+        help_text="Merged into it.",
+    )
+    mode = models.CharField(max_length=32)
+    precision = models.CharField(max_length=8, default="fp32", help_text="Of the merge: fp32 or bf16.")
+    agent = models.CharField(max_length=64, blank=True, help_text="Agent whose candidate the build becomes; empty: none.")
+    job = models.OneToOneField(Job, null=True, blank=True, on_delete=models.SET_NULL, related_name="quantization")
+    artifact = models.OneToOneField(ModelArtifact, null=True, blank=True, on_delete=models.PROTECT, related_name="quantization")
+    variant = models.ForeignKey(AgentVariant, null=True, blank=True, on_delete=models.PROTECT, related_name="quantizations")
+    figures = models.JSONField(default=dict, blank=True, help_text="Size, memory, times, speeds and perplexity of the build.")
+    unquantized = models.JSONField(
+        default=dict, blank=True, help_text="The same of the model in fp32, as transformers runs it."
+    )
+    fidelity = models.JSONField(
+        default=dict, blank=True, help_text="Perplexity against the unquantized model's, and how far their answers agree."
+    )
+    quality = models.JSONField(
+        default=dict, blank=True, help_text="On an eval set: token F1, judge score, paired intervals against the unquantized."
+    )
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"quantization {self.pk}"
+
+
+class QuantizationChoice(models.Model):
+    """An operator's decision for a build, and why. Never changed; the newest holds."""
+
+    report = models.ForeignKey(QuantizationReport, on_delete=models.PROTECT, related_name="choices")
+    reason = models.TextField()
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"choice of {self.report}"

@@ -46,6 +46,10 @@ class ChatPrompts:
             text = self._render(folded)
         return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
+    def tokens(self, text: str) -> list[int]:
+        """Tokens of a plain text, of any length."""
+        return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 

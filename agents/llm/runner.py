@@ -15,9 +15,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, Cache
 from agents.errors import ChatModelUnavailable
 from agents.llm import int8, llama
 from agents.llm.adapters import Adapter, AdapterRows, fits
+from agents.llm.builds import read_build
 from agents.llm.kv import Batch, KVCache
 
 logger = logging.getLogger(__name__)
+
+QUANTIZED_BY_TRANSFORMERS = ("int8", "nf4")  # modes of builds that bitsandbytes made
 
 
 class Runner(Protocol):
@@ -36,19 +39,17 @@ class Runner(Protocol):
 def load_runner(folder: Path, form: str = "auto") -> Runner:
     """Load weights. `auto` takes what measured fastest without a loss of quality (docs/decisions/0003-local-model.md).
 
+    A build is loaded as it was made, whatever `form` says.
+
     Raises ChatModelUnavailable for a form that this model or machine can't have, and for models that keep a recurrent state.
     """
     config = AutoConfig.from_pretrained(folder).get_text_config()
-    fits_int8 = not torch.cuda.is_available() and llama.fits_int8(config) and int8.supported()
-    if form == "auto":
-        form = "int8" if fits_int8 else "bf16" if torch.cuda.is_available() else "fp32"
-    if form == "int8" and not fits_int8:
-        raise ChatModelUnavailable(
-            f"int8 is for models of the Llama family on a CPU with exact byte products (VNNI); {folder.name} "
-            f"({config.model_type}) here is not one. Set ADAPTRAG_LOCAL_DTYPE to auto, fp32 or bf16."
-        )
+    build = read_build(folder)
+    form = build.mode if build is not None else _form(folder, config, form)
     try:
         with torch.inference_mode():
+            if build is not None and form in QUANTIZED_BY_TRANSFORMERS:
+                return TransformersRunner(folder, config, form)
             if llama.fits(config) and not torch.cuda.is_available():
                 return llama.LlamaRunner(folder, config, form)
             return TransformersRunner(folder, config, form)
@@ -56,6 +57,18 @@ def load_runner(folder: Path, form: str = "auto") -> Runner:
         raise
     except Exception as error:  # whatever a foreign model's files or code make transformers raise
         raise ChatModelUnavailable(f"The model in {folder} can't be loaded: {error}") from error
+
+
+def _form(folder: Path, config: Any, form: str) -> str:
+    fits_int8 = not torch.cuda.is_available() and llama.fits_int8(config) and int8.supported()
+    if form == "auto":
+        return "int8" if fits_int8 else "bf16" if torch.cuda.is_available() else "fp32"
+    if form == "int8" and not fits_int8:
+        raise ChatModelUnavailable(
+            f"int8 is for models of the Llama family on a CPU with exact byte products (VNNI); {folder.name} "
+            f"({config.model_type}) here is not one. Set ADAPTRAG_LOCAL_DTYPE to auto, fp32 or bf16."
+        )
+    return form
 
 
 class TransformersRunner:
@@ -70,9 +83,10 @@ class TransformersRunner:
                 f"The model in {folder} has layers of the kind {', '.join(sorted(unlike))}, which the batched engine does "
                 "not run. Serve it with vLLM or another server, and use the backend openai_compatible."
             )
-        self._model = (
-            AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, dtype=self.dtype).to(self.device).eval()
-        )
+        self._quantized = getattr(config, "quantization_config", None) is not None or form in QUANTIZED_BY_TRANSFORMERS
+        self._model = AutoModelForCausalLM.from_pretrained(
+            folder, use_safetensors=True, dtype=self.dtype, device_map={"": self.device}
+        ).eval()
         self._hooked: set[str] = set()
         self._adapters: AdapterRows | None = None
         # Within its sliding window a model sees what full attention sees.
@@ -134,7 +148,7 @@ class TransformersRunner:
             self.forward(ids[row : row + 1, :5], cache, Batch.of(row, torch.arange(5, device=self.device)[None], self.dtype))
         last = torch.full((2, 1), 5, device=self.device)
         found = self.forward(ids[:, 5:], cache, Batch.of(0, last, self.dtype))
-        tolerance = (0.05 if self.dtype == torch.bfloat16 else 1e-3) * float(wanted.abs().max())
+        tolerance = (0.05 if self._quantized or self.dtype == torch.bfloat16 else 1e-3) * float(wanted.abs().max())
         if not torch.allclose(found, wanted, atol=tolerance, rtol=0):
             raise ChatModelUnavailable(
                 f"The model in {folder} ({self._model.config.model_type}) does not give the same answers in a batch. Serve it "

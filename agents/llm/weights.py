@@ -19,6 +19,7 @@ from typing import Any
 from django.conf import settings
 
 from agents.errors import ChatModelUnavailable
+from agents.llm.builds import artifact_folder
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +32,15 @@ _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", 
 
 
 def model_folder(name: str) -> Path:
-    """Folder of a model: the shipped one for "" and "smollm2", a folder by its path, else a hub name.
+    """Folder of a model: the shipped one for "" and "smollm2", a build by its artifact's name, a folder by its path, else a
+    hub name.
 
     Raises ChatModelUnavailable where it is neither here nor to be had.
     """
     if name in ("", DEFAULT_MODEL):
         return default_folder()
+    if (build := artifact_folder(name)) is not None:
+        return build
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _checked(folder, name)

@@ -25,6 +25,7 @@ from agents.services.tables import StoredTables
 from agents.strategies import STRATEGIES
 from agents.strategies.base import AgentAnswer, AgentRequest, Strategy, Tools
 from agents.strategies.lora_rag import LoraRAG
+from agents.strategies.quantized_rag import QuantizedRAG
 
 # Those that the shipped model serves well, on any collection; docs/decisions/0008-agent-families.md.
 DEFAULT_AGENTS = (
@@ -148,13 +149,19 @@ def agent_strategy(variant: AgentVariant) -> Strategy:
 
 
 def agent_chat(variant: AgentVariant) -> ChatModel:
-    """The chat model of an agent, with its adapter: the artifact's, or for lora_rag the folder that LORA_ADAPTERS_PATH names.
+    """The chat model of an agent: the build that is its artifact, or its model with an adapter, which is the artifact or for
+    lora_rag the folder that LORA_ADAPTERS_PATH names.
 
     Where the adapter can't be loaded, the model of the row's `fallback` answers, and no other.
     """
     options = variant.chat_options
-    if variant.artifact_id is not None and variant.artifact.kind == ModelArtifact.Kind.ADAPTER:
+    if variant.artifact_id is not None and variant.artifact.kind != ModelArtifact.Kind.ADAPTER:
+        return chat_model(variant.chat_backend, variant.artifact.name, options)
+    if variant.artifact_id is not None:
         options = {"adapter": {"name": variant.artifact.name, "path": str(variant.artifact.folder)}} | options
+    elif variant.strategy == QuantizedRAG.name:
+        error = ChatModelUnavailable("This agent has no build. Make one (manage.py quantize) and choose it as its artifact.")
+        return absent_model(variant.name, error, options)
     elif variant.strategy == LoraRAG.name and "adapter" not in options:
         try:
             options = options | {"adapter": _configured_adapter()}

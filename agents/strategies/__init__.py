@@ -12,6 +12,7 @@ from agents.strategies.lora_rag import LoraRAG
 from agents.strategies.multimodal_rag import MultimodalRAG
 from agents.strategies.naive_rag import NaiveRAG
 from agents.strategies.parent_child_rag import ParentChildRAG
+from agents.strategies.quantized_rag import QuantizedRAG
 from agents.strategies.sentence_window_rag import SentenceWindowRAG
 from agents.strategies.table_rag import TableRAG
 
@@ -28,6 +29,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
         TableRAG,
         GraphRAG,
         LoraRAG,
+        QuantizedRAG,
         MultimodalRAG,
     )
 }

@@ -1,4 +1,4 @@
-"""Every change to datasets, distillations, trainings and budgets, one function each."""
+"""Every change to datasets, distillations, trainings, quantizations and budgets, one function each."""
 
 from __future__ import annotations
 
@@ -25,6 +25,18 @@ from training.services.distillations import (
     distillation_start,
     distillation_summary,
 )
+from training.services.quantizations import (
+    QuantizationRequest,
+    quantization_cancel,
+    quantization_choose,
+    quantization_create,
+    quantization_execute,
+    quantization_get,
+    quantization_quality_set,
+    quantization_resume,
+    quantization_start,
+    quantization_summary,
+)
 from training.services.trainings import (
     TrainingRequest,
     training_cancel,
@@ -38,6 +50,7 @@ from training.services.trainings import (
 __all__ = [
     "DatasetRequest",
     "DistillationRequest",
+    "QuantizationRequest",
     "TrainingRequest",
     "budget_get",
     "budget_reserve",
@@ -55,6 +68,15 @@ __all__ = [
     "distillation_resume",
     "distillation_start",
     "distillation_summary",
+    "quantization_cancel",
+    "quantization_choose",
+    "quantization_create",
+    "quantization_execute",
+    "quantization_get",
+    "quantization_quality_set",
+    "quantization_resume",
+    "quantization_start",
+    "quantization_summary",
     "questions_reserve",
     "training_cancel",
     "training_create",
