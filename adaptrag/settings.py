@@ -305,6 +305,25 @@ ADAPTRAG_QUANTIZATION_MIN_OVERLAP = _number("ADAPTRAG_QUANTIZATION_MIN_OVERLAP",
 ADAPTRAG_JUDGE_BACKEND = env.str("ADAPTRAG_JUDGE_BACKEND", default="")  # openai_compatible, local
 ADAPTRAG_JUDGE_MODEL = env.str("ADAPTRAG_JUDGE_MODEL", default="")
 
+# Promotion --------------------------------------------------------------------------------------------------------
+# Rewards and shares lie between 0 and 1; docs/decisions/0015-promotion.md says what the defaults were measured at.
+ADAPTRAG_GATE_REFERENCES = _number("ADAPTRAG_GATE_REFERENCES", 50)
+ADAPTRAG_GATE_MARGIN = _number("ADAPTRAG_GATE_MARGIN", 0.05, env.float)
+ADAPTRAG_CANARY_SHARE = _number("ADAPTRAG_CANARY_SHARE", 0.1, env.float)
+ADAPTRAG_CANARY_MAX_SHARE = _number("ADAPTRAG_CANARY_MAX_SHARE", 0.2, env.float)
+ADAPTRAG_CANARY_RATINGS = _number("ADAPTRAG_CANARY_RATINGS", 10)
+ADAPTRAG_CANARY_GROW_AT = _number("ADAPTRAG_CANARY_GROW_AT", 0.8, env.float)
+ADAPTRAG_CANARY_ACTIVATE_AT = _number("ADAPTRAG_CANARY_ACTIVATE_AT", 0.95, env.float)
+ADAPTRAG_GUARD_MARGIN = _number("ADAPTRAG_GUARD_MARGIN", 0.05, env.float)
+ADAPTRAG_GUARD_AT = _number("ADAPTRAG_GUARD_AT", 0.98, env.float)
+ADAPTRAG_GUARD_RATINGS = _number("ADAPTRAG_GUARD_RATINGS", 8)
+ADAPTRAG_GUARD_ERRORS = _number("ADAPTRAG_GUARD_ERRORS", 0.1, env.float)
+ADAPTRAG_GUARD_LATENCY = _number("ADAPTRAG_GUARD_LATENCY", 2.0, env.float)  # 0: latency is not guarded
+# Steps that wait for a person's click.
+ADAPTRAG_ASK_CANARY = _flag("ADAPTRAG_ASK_CANARY", False)
+ADAPTRAG_ASK_ACTIVE = _flag("ADAPTRAG_ASK_ACTIVE", False)
+ADAPTRAG_ASK_ROLLBACK = _flag("ADAPTRAG_ASK_ROLLBACK", False)
+
 # Documents and retrieval ------------------------------------------------------------------------------------------
 ADAPTRAG_DEFAULT_COLLECTION = env.str("ADAPTRAG_DEFAULT_COLLECTION", default="default")
 ADAPTRAG_MODELS_DIR = Path(env.str("ADAPTRAG_MODELS_DIR", default=str(DATA_DIR / "models"))).expanduser().resolve()

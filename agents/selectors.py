@@ -22,7 +22,7 @@ _live = Prepared(
         AgentVariant.objects.filter(state__in=LIVE_STATES)
         .select_related("artifact")
         .defer(*_UNREAD, *(f"artifact__{name}" for name in _ARTIFACT_UNREAD))
-        .order_by("name", "-revision")
+        .order_by("name", "state", "-revision")
     )
 )
 _derived = Prepared(lambda name: DerivedIndex.objects.filter(collection__name=name).order_by().values_list("kind"))
@@ -30,10 +30,11 @@ _named = Prepared(lambda name: Collection.objects.filter(name=name).order_by())
 
 
 def live_variants() -> list[AgentVariant]:
-    """The newest live revision of every agent, where it is switched on; ordered by name. One query."""
-    newest: dict[str, AgentVariant] = {}
+    """The newest active revision of every agent and the newest that is tried beside it as a canary, where they are switched on;
+    ordered by name, the active one first. One query."""
+    newest: dict[tuple[str, str], AgentVariant] = {}
     for variant in _live():
-        newest.setdefault(variant.name, variant)
+        newest.setdefault((variant.name, variant.state), variant)
     return [variant for variant in newest.values() if variant.enabled]
 
 
@@ -50,7 +51,8 @@ def variants_ready(variants: list[AgentVariant], collection: Collection) -> list
 
 
 def live_variant(name: str) -> AgentVariant:
-    """The newest live revision of one agent; "name@revision" is that revision, a candidate too.
+    """The newest active revision of one agent, its canary where none is active; "name@revision" is that revision, a candidate
+    too.
 
     Raises UnknownAgent, which names those there are.
     """
@@ -60,7 +62,7 @@ def live_variant(name: str) -> AgentVariant:
         number = int(revision) if revision.isdecimal() and len(revision) < 10 else 0
         variant = rows.filter(revision=number).exclude(state=AgentVariant.State.RETIRED).first()
     else:
-        variant = rows.filter(state__in=LIVE_STATES).first()
+        variant = rows.filter(state__in=LIVE_STATES).order_by("state", "-revision").first()  # "active" sorts before "canary"
     if variant is None or not variant.enabled:
         known = ", ".join(variant.name for variant in live_variants()) or "none yet: register one in the admin"
         state = "is switched off, retired or a candidate" if rows.exists() else "does not exist"

@@ -10,6 +10,8 @@ from django.db import DatabaseError, connections
 from agents.selectors import live_variants
 from rewards.bandit import traffic_bounds
 from rewards.models import AgentLimit, CategoryPin, RoutingPolicy
+from rewards.selectors import taking_bounds
+from rewards.services.promotions import thresholds
 
 
 @register(Tags.database)
@@ -19,8 +21,8 @@ def check_policy(databases: Any = None, **kwargs: Any) -> list[CheckMessage]:
         return []
     try:
         policy = RoutingPolicy.objects.filter(active=True).first()
-        names = [variant.name for variant in live_variants()]
-        limits = {limit.agent_name: limit for limit in AgentLimit.objects.all()}
+        variants, limits = live_variants(), list(AgentLimit.objects.all())
+        bounds = taking_bounds(variants, limits)
         pins = list(CategoryPin.objects.all())
     except DatabaseError:
         return []  # before the first migration
@@ -33,13 +35,11 @@ def check_policy(databases: Any = None, **kwargs: Any) -> list[CheckMessage]:
         found.append(
             Error(f"The routing policy {policy.name!r} can't run: {error}", hint="Correct it in the admin.", id="rewards.E002")
         )
-    taking = [name for name in names if name not in limits or not limits[name].paused]
-    if taking:
+    paused = {limit.agent_name for limit in limits if limit.paused}
+    taking = {variant.name for variant in variants} - paused
+    if bounds:
         try:
-            traffic_bounds(
-                policy.min_share,
-                [(limits[name].min_share, limits[name].max_share) if name in limits else (None, None) for name in taking],
-            )
+            traffic_bounds(policy.min_share, bounds)
         except ValueError as error:
             found.append(
                 Warning(
@@ -72,4 +72,17 @@ def check_transactions(databases: Any = None, **kwargs: Any) -> list[CheckMessag
         for name in databases or ()
         if connections[name].vendor == "sqlite"
         and connections[name].settings_dict["OPTIONS"].get("transaction_mode") != "IMMEDIATE"
+    ]
+
+
+@register("rewards")
+def check_promotion(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """rewards.E003: a threshold of gate, canary or guard that makes no sense."""
+    return [
+        Error(
+            f"ADAPTRAG_{name.upper()} {problem}.",
+            hint="docs/configuration.md says what it means; leave it out for the default.",
+            id="rewards.E003",
+        )
+        for name, problem in thresholds().problems().items()
     ]

@@ -170,6 +170,12 @@ def _bounded(probabilities: np.ndarray, variants: Sequence[AgentVariant], state:
         floors, caps = traffic_bounds(floor, bounds)
     except ValueError as error:
         raise InfeasibleShares(f"No question can be routed: {error}", min_share=floor, agents=len(variants)) from error
-    # What caps cut off goes to the arm that the policy likes best of those without a cap.
+    # What a canary's cap cuts off goes to its incumbent, what other caps cut off to the best arm without one.
+    places = {variant.id: place for place, variant in enumerate(variants)}
+    wanted = probabilities.copy()
+    for place, member in enumerate(members):
+        if member.incumbent in places and wanted[place] > caps[place]:
+            wanted[places[member.incumbent]] += wanted[place] - caps[place]
+            wanted[place] = caps[place]
     free = np.where(caps >= 1, probabilities, -1.0)
-    return project(probabilities, floors, caps, int(free.argmax() if (caps >= 1).any() else probabilities.argmax()))
+    return project(wanted, floors, caps, int(free.argmax() if (caps >= 1).any() else probabilities.argmax()))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from django.db.models import F
 from django.urls import reverse
 
-from rewards.models import AgentLimit, CategoryPin, PriorReward, RoutingPolicy
+from agents.models import AgentVariant
+from rewards.models import AgentLimit, Canary, CategoryPin, PriorReward, PromotionDecision, RoutingPolicy
 
 DEFAULT_POLICY = RoutingPolicy.Kind.HIERARCHICAL  # docs/decisions/0004-default-policy.md
 
@@ -33,9 +35,26 @@ def active_policy() -> RoutingPolicy:
     return policy
 
 
+def taking_bounds(variants: Iterable[AgentVariant], limits: Iterable[AgentLimit]) -> list[tuple[float | None, float | None]]:
+    """(least, largest) share of each variant that is not paused; of a canary its own, within the agent's limit.
+
+    `rewards.decision` reads the same in SQL."""
+    by_name = {limit.agent_name: limit for limit in limits}
+    canaries = Canary.objects.filter(variant__state=AgentVariant.State.CANARY).in_bulk()
+    found = []
+    for variant in variants:
+        limit, canary = by_name.get(variant.name, AgentLimit()), canaries.get(variant.pk)
+        if limit.paused or (canary and canary.paused):
+            continue
+        caps = [one.max_share for one in (limit, canary) if one is not None and one.max_share is not None]
+        found.append((canary.min_share if canary else limit.min_share, min(caps, default=None)))
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChangeMarker:
-    """A change that may show in the figures. kind: policy, prior, limit or pin; by: a user's name, empty for a program."""
+    """A change that may show in the figures. kind: policy, prior, limit, pin or promotion; by: a user's name or a rule's, empty
+    for a program."""
 
     at: datetime
     kind: str
@@ -47,11 +66,21 @@ class ChangeMarker:
 
 
 def change_markers(since: datetime | None = None) -> list[ChangeMarker]:
-    """What operators changed in policies, priors, limits and pins, oldest first. Saves that changed nothing are left out.
-
-    A policy that waits shows only when it takes over. Four queries."""
+    """What changed in policies, priors, limits, pins and the agents' states, oldest first. Saves that changed nothing are left
+    out. A policy that waits shows only when it takes over. Five queries."""
     sources = (("policy", RoutingPolicy), ("prior", PriorReward), ("limit", AgentLimit), ("pin", CategoryPin))
     markers = [marker for kind, model in sources for marker in _markers(kind, model, since)]
+    steps = PromotionDecision.objects.select_related("variant").exclude(from_state=F("to_state")).exclude(
+        verdict__in=[PromotionDecision.Verdict.WAITS, PromotionDecision.Verdict.PAUSED]
+    )  # fmt: skip
+    if since is not None:
+        steps = steps.filter(at__gte=since)
+    markers += [
+        ChangeMarker(
+            at=step.at, kind="promotion", label=f"{step.variant}: {step.from_state} to {step.to_state}", by=step.decided_by
+        )
+        for step in steps
+    ]
     return sorted(markers, key=lambda marker: (marker.at, marker.kind, marker.label))
 
 

@@ -97,12 +97,13 @@ def agent_revise(variant: AgentVariant, *, user: Any = None, **changes: Any) -> 
     """The next revision of an agent, with `changes` to what it does.
 
     Interactions keep the revision that they used. A new revision that takes traffic at once retires the older ones; a
-    candidate leaves them in place.
+    candidate leaves them in place. What is changed of a canary is a candidate again: no gate has seen it.
     """
     newest = AgentVariant.objects.select_for_update().filter(name=variant.name).order_by("-revision").first()
     if unknown := sorted(set(changes) - {*_REVISABLE, "state", "enabled", "note"}):
         raise InvalidInput(f"A revision can't change {unknown[0]!r}; it can change {', '.join(_REVISABLE)}.")
-    values = {name: getattr(variant, name) for name in (*_REVISABLE, "enabled", "note")} | {"state": newest.state} | changes
+    values = {name: getattr(variant, name) for name in (*_REVISABLE, "enabled", "note")} | changes
+    values.setdefault("state", newest.state if newest.state != AgentVariant.State.CANARY else AgentVariant.State.CANDIDATE)
     revised = AgentVariant(name=variant.name, revision=newest.revision + 1, predecessor=variant, created_by=user, **values)
     _saved(revised)
     if revised.state == AgentVariant.State.ACTIVE:

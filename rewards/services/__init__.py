@@ -16,6 +16,14 @@ from rewards.services.policies import (
     policy_save,
     prior_set,
 )
+from rewards.services.promotions import (
+    canary_standing,
+    promotions_watch,
+    variant_gate,
+    variant_promote,
+    variant_retire,
+    variant_rollback,
+)
 
 __all__ = [
     "ExportResult",
@@ -25,6 +33,7 @@ __all__ = [
     "agent_limit_set",
     "agent_pause",
     "arms_rebuild",
+    "canary_standing",
     "category_pin",
     "feedback_record",
     "interaction_log",
@@ -34,4 +43,9 @@ __all__ = [
     "policy_activate",
     "policy_save",
     "prior_set",
+    "promotions_watch",
+    "variant_gate",
+    "variant_promote",
+    "variant_retire",
+    "variant_rollback",
 ]

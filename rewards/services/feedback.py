@@ -11,11 +11,13 @@ from django.db import transaction
 from django.utils import timezone
 
 from adaptrag.common.errors import InvalidInput
+from agents.models import AgentVariant
 from rewards.errors import InvalidReward, NotRatable, UnknownInteraction
 from rewards.models import BanditArm, Interaction, Pull, Reward
 from rewards.selectors import active_policy
 from rewards.services.arms import ArmFigures, ArmKey, arms_rebuild, evidence_lock, pulls_settle
 from rewards.services.evidence import WeightsOutgrown
+from rewards.services.promotions import canary_looked_after
 from rewards.services.turn import write_turn
 
 RATER_MAX = Reward._meta.get_field("rater").max_length
@@ -59,13 +61,18 @@ def feedback_record(
     comment = text_checked("comment", comment, COMMENT_MAX)
     rating = (source, rater, value, correction, comment)
     try:
-        return _recorded(pk, *rating)
+        result, variant = _recorded(pk, *rating)
     except WeightsOutgrown:
         arms_rebuild()  # moves the epoch
-        return _recorded(pk, *rating)
+        result, variant = _recorded(pk, *rating)
+    if variant.state == AgentVariant.State.CANARY and result.outcome != "unchanged":
+        canary_looked_after(variant, traffic=False)
+    return result
 
 
-def _recorded(pk: UUID, source: str, rater: str, value: float, correction: str, comment: str) -> FeedbackResult:
+def _recorded(
+    pk: UUID, source: str, rater: str, value: float, correction: str, comment: str
+) -> tuple[FeedbackResult, AgentVariant]:
     with write_turn(), transaction.atomic():
         evidence_lock()
         interaction = _locked(pk)
@@ -79,7 +86,7 @@ def _recorded(pk: UUID, source: str, rater: str, value: float, correction: str, 
             pulls = {} if pull is None else {pk: pull}
             fresh = {pk: 1} if outcome == "created" else {}
             moved = pulls_settle([(interaction, ratings)], pulls, active_policy(), fresh)
-        return FeedbackResult(outcome=outcome, reward=row, arm=_arm(interaction, pull, moved))
+        return FeedbackResult(outcome=outcome, reward=row, arm=_arm(interaction, pull, moved)), interaction.variant
 
 
 def reward_checked(value: Any) -> float:
@@ -126,7 +133,7 @@ def _locked(pk: UUID) -> Interaction:
     """The interaction with its agent; nobody else rates it until the transaction ends."""
     rows = Interaction.objects.select_for_update(no_key=True, of=("self",)).select_related("variant").order_by()
     columns = ("state", "error", "mode", "category", "created_at", "latency_ms", "cost_usd", "clock")
-    columns += ("variant__name", "variant__revision")
+    columns += ("variant__name", "variant__revision", "variant__state")
     interaction = rows.only(*columns).filter(pk=pk).first()
     if interaction is None:
         raise UnknownInteraction(f"There is no interaction {pk}. Use the interaction_id of an answer.", interaction_id=str(pk))

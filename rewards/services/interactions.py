@@ -11,7 +11,9 @@ import numpy as np
 from django.db import connection, transaction
 
 from adaptrag.common.prepared import Prepared, PreparedInsert
+from agents.models import AgentVariant
 from rewards.models import Interaction, LearningClock, QuestionVector
+from rewards.services.promotions import canary_looked_after
 from rewards.services.rollup import asked, changes_note
 from rewards.services.turn import write_turn
 
@@ -33,7 +35,10 @@ def interaction_log(*, vector: np.ndarray | None = None, **fields: Any) -> Inter
         _write_with_others(entry)
     else:
         _write([entry])
-    return entry.interaction
+    interaction = entry.interaction
+    if interaction.state == Interaction.State.FAILED and interaction.variant.state == AgentVariant.State.CANARY:
+        canary_looked_after(interaction.variant, traffic=True)
+    return interaction
 
 
 class _Entry:

@@ -12,7 +12,7 @@ from adaptrag.common.errors import InvalidInput
 from agents.selectors import live_variants
 from rewards.bandit import traffic_bounds
 from rewards.models import AgentLimit, CategoryPin, PriorReward, Pull, RoutingPolicy
-from rewards.selectors import active_policy
+from rewards.selectors import active_policy, taking_bounds
 from rewards.services import linear
 from rewards.services.arms import evidence_lock, rebuild
 from rewards.services.turn import write_turn
@@ -132,13 +132,16 @@ def category_pin(*, category: str, agent_name: str | None, user: Any = None) -> 
     return _save(pin, user)
 
 
+def bounds_checked() -> None:
+    """Raises InvalidInput where the floors and caps of the agents that answer now, canaries included, can't all be kept."""
+    _feasible(active_policy().min_share, AgentLimit.objects.all())
+
+
 def _feasible(min_share: float, limits: Sequence[AgentLimit] | models.QuerySet[AgentLimit]) -> None:
-    by_name = {limit.agent_name: limit for limit in limits}
-    names = [variant.name for variant in live_variants()]
-    bounds = [(by_name[name].min_share, by_name[name].max_share) if name in by_name else (None, None) for name in names]
-    taking = [pair for name, pair in zip(names, bounds, strict=True) if not (name in by_name and by_name[name].paused)]
+    variants = live_variants()
+    taking = taking_bounds(variants, limits)
     if not taking:
-        if names:
+        if variants:
             raise InvalidInput(
                 "Every agent would be paused, and nothing could answer. Leave one in the traffic.", field="paused"
             )

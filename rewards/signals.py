@@ -1,0 +1,45 @@
+"""Whichever way a variant's state changes, its canary's bounds and the history of decisions follow in the same transaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.db.models.signals import post_save, pre_save
+from django.dispatch import receiver
+
+from agents.models import AgentVariant
+from rewards.models import Canary, PromotionDecision
+from rewards.services.promotions import PROGRAM, incumbent_of
+
+
+@receiver(pre_save, sender=AgentVariant)
+def state_remembered(sender: type[AgentVariant], instance: AgentVariant, **_: Any) -> None:
+    stored = AgentVariant.objects.filter(pk=instance.pk).values_list("state", flat=True).first() if instance.pk else None
+    instance.state_before = stored
+
+
+@receiver(post_save, sender=AgentVariant)
+def state_followed(sender: type[AgentVariant], instance: AgentVariant, **_: Any) -> None:
+    before, now = instance.__dict__.pop("state_before", None), instance.state
+    decided = instance.__dict__.pop("move_decided", False)
+    if before == now:
+        return
+    if now == AgentVariant.State.CANARY:
+        share = settings.ADAPTRAG_CANARY_SHARE
+        Canary.objects.get_or_create(
+            pk=instance.pk, defaults={"min_share": share, "max_share": share, "incumbent": incumbent_of(instance)}
+        )
+    elif before == AgentVariant.State.CANARY:
+        Canary.objects.filter(pk=instance.pk).delete()
+    if before is not None and not decided:
+        user = getattr(instance, "_history_user", None)
+        PromotionDecision.objects.create(
+            variant=instance,
+            from_state=before,
+            to_state=now,
+            verdict=PromotionDecision.Verdict.MOVED,
+            reason="Its state was set directly, without a gate.",
+            decided_by=PROGRAM if user is None else user.get_username(),
+            user=user,
+        )

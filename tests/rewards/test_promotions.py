@@ -1,0 +1,306 @@
+"""A variant's life in rows: gate, canary, growth, guard, rollback; and who may do what."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.db import connection
+from django.db.models import ProtectedError
+from django.test.utils import CaptureQueriesContext
+
+from adaptrag.common.errors import Conflict, InvalidInput
+from agents.errors import UnknownAgent
+from agents.models import AgentVariant, ModelArtifact
+from agents.selectors import live_variant, live_variants
+from agents.services import agent_revise, agent_set_state
+from rewards.models import Canary, PromotionDecision
+from rewards.promotion import Evidence
+from rewards.router import BanditRouter
+from rewards.services import (
+    agent_limit_set,
+    promotions_watch,
+    variant_gate,
+    variant_promote,
+    variant_retire,
+    variant_rollback,
+)
+from tests.rewards.rows import interaction, rated, variant
+
+pytestmark = pytest.mark.django_db
+
+GOOD = Evidence(candidate="tuned", incumbent="alpha", n=80, difference=0.2, low=0.1, high=0.3)
+
+
+@pytest.fixture
+def alpha():
+    return variant("alpha")
+
+
+@pytest.fixture
+def tuned(alpha):
+    return variant("tuned", state="candidate", predecessor=alpha)
+
+
+@pytest.fixture
+def olga():
+    return get_user_model().objects.create_user("olga")
+
+
+def state(row):
+    return AgentVariant.objects.get(pk=row.pk).state
+
+
+def fresh(row):
+    return AgentVariant.objects.select_related("predecessor").get(pk=row.pk)
+
+
+def told(row):
+    return [(one.verdict, one.from_state, one.to_state, one.decided_by) for one in fresh(row).decisions.order_by("id")]
+
+
+class TestGate:
+    def test_a_better_candidate_becomes_a_canary_with_the_start_share(self, tuned, alpha):
+        decision = variant_gate(tuned, GOOD)
+        assert (decision.verdict, decision.to_state, decision.decided_by) == ("promoted", "canary", "gate")
+        assert decision.rollback_to == alpha and decision.figures["n"] == 80
+        canary = Canary.objects.get()
+        assert (canary.variant, canary.incumbent, canary.min_share, canary.max_share) == (tuned, alpha, 0.1, 0.1)
+
+    def test_what_is_not_shown_to_be_good_stays_a_candidate_without_traffic(self, tuned, alpha):
+        for evidence, verdict in (
+            (dataclasses.replace(GOOD, difference=-0.2, low=-0.3, high=-0.1), "rejected"),
+            (dataclasses.replace(GOOD, n=10), "needs_human"),
+            (dataclasses.replace(GOOD, references="judge", judge_calibrated=False), "needs_human"),
+        ):
+            assert variant_gate(tuned, evidence).verdict == verdict
+            assert state(tuned) == "candidate" and live_variants() == [alpha]
+
+    def test_a_step_may_ask_for_a_person(self, tuned, alpha, olga, settings):
+        settings.ADAPTRAG_ASK_CANARY = True
+        assert variant_gate(tuned, GOOD).verdict == "waits"
+        with pytest.raises(Conflict, match="waits for a person"):
+            variant_promote(fresh(tuned), reason="")
+        decision = variant_promote(fresh(tuned), reason="", user=olga)
+        assert (decision.decided_by, decision.override, decision.figures["n"]) == ("olga", False, 80)
+        assert "is better than alpha" in decision.reason and state(tuned) == "canary"
+
+    def test_the_gate_can_be_overridden_by_name_and_with_a_reason(self, tuned, alpha, olga):
+        with pytest.raises(Conflict, match="override the gate"):
+            variant_promote(tuned, reason="why not", user=olga)
+        with pytest.raises(InvalidInput, match="Say why"):
+            variant_promote(tuned, reason=" ", user=olga, override=True)
+        decision = variant_promote(tuned, reason="demo tomorrow", user=olga, override=True)
+        assert (decision.override, decision.reason, decision.user, decision.rollback_to) == (True, "demo tomorrow", olga, alpha)
+
+    def test_evidence_about_another_agent_is_refused(self, tuned):
+        with pytest.raises(Conflict, match="about other"):
+            variant_gate(tuned, dataclasses.replace(GOOD, candidate="other"))
+        with pytest.raises(UnknownAgent):
+            variant_gate(tuned, dataclasses.replace(GOOD, incumbent="nobody"))
+        assert not PromotionDecision.objects.exists()
+
+
+class TestTraffic:
+    def shares(self, agents=None):
+        return {
+            f"{row['agent']}@{row['revision']}": row["probability"]
+            for row in BanditRouter().route("factual", agents or live_variants()).candidates
+        }
+
+    def test_a_canary_revision_is_routed_beside_the_active_one_within_its_cap(self, alpha, django_assert_num_queries):
+        beta = variant("beta")
+        for _ in range(30):
+            rated(alpha, 0.3), rated(beta, 0.5)
+        revised = agent_revise(alpha, state="candidate", note="better")
+        assert set(self.shares()) == {"alpha@1", "beta@1"}
+        variant_promote(revised, reason="try", override=True)
+        for _ in range(8):
+            rated(fresh(revised), 1.0)
+        live = live_variants()
+        with django_assert_num_queries(1):
+            found = self.shares(live)
+        # What the cap cuts off is its incumbent's, though another agent is better than that one.
+        assert found == pytest.approx({"alpha@2": 0.1, "alpha@1": 0.88, "beta@1": 0.02}, abs=0.05)
+        assert live_variant("alpha").revision == 1 and live_variant("alpha@2").revision == 2
+
+    def test_a_canary_keeps_its_least_share_however_bad_it_is(self, tuned, alpha):
+        for _ in range(30):
+            rated(alpha, 1.0)
+        variant_promote(tuned, reason="try", override=True)
+        for _ in range(6):
+            rated(fresh(tuned), 0.0)
+        assert self.shares() == pytest.approx({"alpha@1": 0.9, "tuned@1": 0.1})
+
+    def test_a_limit_of_the_operator_binds_a_canary_too(self, tuned, alpha):
+        variant_promote(tuned, reason="try", override=True)
+        agent_limit_set(agent_name="tuned", max_share=0.05)
+        assert self.shares()["tuned@1"] == pytest.approx(0.05)
+
+
+class TestLife:
+    def test_a_good_canary_grows_and_becomes_active_and_its_older_revision_retires(self, alpha):
+        for i in range(100):
+            rated(alpha, i % 2 / 2)
+        revised = agent_revise(alpha, state="candidate")
+        variant_promote(revised, reason="try", override=True)
+        for _ in range(20):
+            rated(fresh(revised), 0.9)
+        assert [row[:3] for row in told(revised)] == [
+            ("promoted", "candidate", "canary"),
+            ("grew", "canary", "canary"),
+            ("promoted", "canary", "active"),
+        ]
+        assert (state(revised), state(alpha)) == ("active", "retired") and not Canary.objects.exists()
+        assert told(alpha) == [("retired", "active", "retired", "canary")]
+
+    def test_the_last_step_may_ask_for_a_person(self, tuned, alpha, olga, settings):
+        settings.ADAPTRAG_ASK_ACTIVE = True
+        for _ in range(50):
+            rated(alpha, 0.2)
+        variant_promote(tuned, reason="try", override=True)
+        for _ in range(30):
+            rated(fresh(tuned), 0.9)
+        assert (state(tuned), [row[0] for row in told(tuned)]) == ("canary", ["promoted", "grew", "waits"])
+        variant_promote(fresh(tuned), reason="looks good", user=olga)
+        assert (state(tuned), state(alpha)) == ("active", "active")
+
+    def test_a_canary_that_is_not_sure_yet_becomes_active_only_by_override(self, tuned, alpha, olga):
+        variant_promote(tuned, reason="try", override=True)
+        with pytest.raises(Conflict, match="no rated answer yet"):
+            variant_promote(fresh(tuned), reason="", user=olga)
+        assert variant_promote(fresh(tuned), reason="urgent", user=olga, override=True).to_state == "active"
+
+    def test_the_guard_rolls_back_a_bad_canary(self, tuned, alpha):
+        for _ in range(50):
+            rated(alpha, 0.8)
+        variant_promote(tuned, reason="try", override=True)
+        for _ in range(12):
+            rated(fresh(tuned), 0.0)
+        last = fresh(tuned).decisions.first()
+        assert (last.verdict, last.decided_by, last.rollback_to, last.figures["n"]) == ("rolled_back", "guard", alpha, 8)
+        assert (state(tuned), state(alpha)) == ("retired", "active")
+
+    def test_a_guard_that_must_ask_stops_the_traffic_at_once(self, tuned, alpha, olga, settings):
+        settings.ADAPTRAG_ASK_ROLLBACK = True
+        for _ in range(50):
+            rated(alpha, 0.8)
+        variant_promote(tuned, reason="try", override=True)
+        for _ in range(12):
+            rated(fresh(tuned), 0.0)
+        assert [row[0] for row in told(tuned)] == ["promoted", "paused"] and state(tuned) == "canary"
+        assert [one["agent"] for one in BanditRouter().route("factual", live_variants()).candidates] == ["alpha"]
+        variant_rollback("tuned", reason="agreed", user=olga)
+        assert state(tuned) == "retired"
+
+    def test_the_guard_minds_errors_without_any_rating(self, tuned, alpha):
+        for _ in range(30):
+            interaction(alpha)
+        variant_promote(tuned, reason="try", override=True)
+        for _ in range(10):
+            interaction(fresh(tuned), state="failed", error={"code": "x", "message": "y"})
+        last = fresh(tuned).decisions.first()
+        assert (last.verdict, last.decided_by) == ("rolled_back", "guard") and "failed" in last.reason
+
+    def test_the_schedule_minds_latency(self, tuned, alpha):
+        for _ in range(30):
+            interaction(alpha, latency_ms=100)
+        variant_promote(tuned, reason="try", override=True)
+        for _ in range(30):
+            interaction(fresh(tuned), latency_ms=150)
+        assert promotions_watch() == []
+        for _ in range(30):
+            interaction(fresh(tuned), latency_ms=900)
+        (decision,) = promotions_watch()
+        assert decision.verdict == "rolled_back" and "slow" in decision.reason
+
+    def test_ratings_of_others_cost_no_query_for_canaries(self, tuned, alpha, django_assert_num_queries):
+        rated(alpha, 1.0)
+        with CaptureQueriesContext(connection) as before:
+            rated(alpha, 1.0)
+        variant_promote(tuned, reason="try", override=True)
+        with django_assert_num_queries(len(before)):
+            rated(alpha, 1.0)
+
+
+class TestRollback:
+    def test_one_call_puts_the_former_revision_back(self, alpha, olga):
+        variant("beta")
+        revised = agent_revise(alpha, state="candidate")
+        variant_promote(revised, reason="try", override=True)
+        variant_promote(fresh(revised), reason="now", override=True)
+        assert (state(alpha), state(revised)) == ("retired", "active")
+        decision = variant_rollback("alpha", reason="users complain", user=olga)
+        assert (decision.variant, decision.rollback_to, decision.decided_by) == (revised, alpha, "olga")
+        assert (state(alpha), state(revised)) == ("active", "retired")
+        assert told(alpha)[-1][0] == "restored"
+        with pytest.raises(Conflict, match="nothing to go back to"):
+            variant_rollback("alpha", reason="again")
+
+    def test_it_takes_a_reason_and_an_agent_that_is_in_the_traffic(self, tuned, alpha):
+        for name, reason, error in (
+            ("tuned", "no", Conflict),
+            ("nobody", "no", UnknownAgent),
+            ("alpha", "no", Conflict),
+            ("alpha", "", InvalidInput),
+        ):
+            with pytest.raises(error):
+                variant_rollback(name, reason=reason)
+
+    def test_the_last_agent_stays(self, alpha):
+        with pytest.raises(Conflict, match="only agent"):
+            variant_retire(alpha, reason="tired of it")
+
+    def test_an_artifact_in_use_cannot_be_deleted(self, alpha):
+        artifact = ModelArtifact.objects.create(name="a", kind="adapter", base_model="m", path="p", sha256="0")
+        tuned = variant("tuned", state="candidate", artifact=artifact)
+        variant_retire(tuned, reason="rejected")
+        with pytest.raises(ProtectedError):
+            artifact.delete()
+
+
+class TestHistory:
+    def test_decisions_are_never_changed_or_deleted(self, tuned, alpha):
+        decision = variant_gate(tuned, GOOD)
+        for change in (
+            decision.save,
+            decision.delete,
+            PromotionDecision.objects.all().delete,
+            lambda: PromotionDecision.objects.update(reason="x"),
+        ):
+            with pytest.raises(TypeError):
+                change()
+
+    def test_a_state_set_directly_is_a_decision_too_and_takes_the_canary_along(self, tuned, alpha, olga):
+        agent_set_state(tuned, "canary", user=olga)
+        assert Canary.objects.get().incumbent == alpha
+        agent_set_state(fresh(tuned), "active", user=olga)
+        assert not Canary.objects.exists()
+        assert told(tuned) == [("moved", "candidate", "canary", "olga"), ("moved", "canary", "active", "olga")]
+
+    def test_who_comes_second_does_not_promote_twice(self, tuned, alpha):
+        first, second = fresh(tuned), fresh(tuned)
+        variant_promote(first, reason="a", override=True)
+        with pytest.raises(Conflict, match="by now"):
+            variant_promote(second, reason="b", override=True)
+        assert len(told(tuned)) == 1
+
+    def test_changing_a_canary_makes_a_candidate(self, tuned, alpha):
+        variant_promote(tuned, reason="try", override=True)
+        assert agent_revise(fresh(tuned), note="other words").state == "candidate"
+
+
+def test_a_random_life_keeps_canaries_and_states_in_step():
+    generator = random.Random(7)
+    agents = [variant(name) for name in ("alpha", "beta")] + [variant(f"c{i}", state="candidate") for i in range(3)]
+    for _ in range(60):
+        row = fresh(generator.choice(agents))
+        act = generator.choice([variant_promote, variant_rollback, variant_retire])
+        try:
+            act(row, reason="chance", **({"override": True} if act is variant_promote else {}))
+        except Conflict:
+            continue
+    canaries = set(AgentVariant.objects.filter(state="canary").values_list("pk", flat=True))
+    assert set(Canary.objects.values_list("pk", flat=True)) == canaries and live_variants()
