@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from adaptrag.common.errors import InvalidInput
+from adaptrag.common.errors import Conflict, InvalidInput
 from agents.models import AgentVariant
 from evals.models import EvalResult, EvalRun, EvalSet
 from evals.selectors import judge_calibration
 from evals.statistics import compare
+from rewards.models import PromotionDecision
 from rewards.promotion import Evidence
+from rewards.services import variant_gate
 
 
 def gate_evidence(run: EvalRun, candidate: str, incumbent: str) -> Evidence:
@@ -51,6 +54,19 @@ def gate_evidence(run: EvalRun, candidate: str, incumbent: str) -> Evidence:
         judge_calibrated=judge_calibration(run).calibrated if run.judge == EvalRun.Judge.LLM else None,
         source=f"eval run {run.pk}",
     )
+
+
+def evalrun_gate(run: EvalRun, variant: AgentVariant, incumbent: str = "", *, user: Any = None) -> PromotionDecision:
+    """Let a run decide about a candidate that it asked; against its baseline, if that is another agent, where none is named.
+
+    Raises Conflict while the run is not done, InvalidInput where it can't compare the two."""
+    if run.state != EvalRun.State.DONE:
+        raise Conflict(f"{run} is {run.status}. A gate takes a run that is done.")
+    labels = [one.label for one in run.labelled().values() if one.pk != variant.pk]
+    if not incumbent and not labels:
+        raise InvalidInput(f"{run} asked only {variant}. Run it together with its incumbent.", field="run")
+    named = incumbent or (run.baseline if run.baseline in labels else labels[0])
+    return variant_gate(variant, gate_evidence(run, str(variant), named), user=user)
 
 
 def _variant(run: EvalRun, wanted: str) -> AgentVariant:

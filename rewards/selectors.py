@@ -10,6 +10,8 @@ from typing import Any
 from django.db.models import F
 from django.urls import reverse
 
+from adaptrag.common.errors import Conflict
+from agents.errors import UnknownAgent
 from agents.models import AgentVariant
 from rewards.models import AgentLimit, Canary, CategoryPin, PriorReward, PromotionDecision, RoutingPolicy
 
@@ -49,6 +51,31 @@ def taking_bounds(variants: Iterable[AgentVariant], limits: Iterable[AgentLimit]
         caps = [one.max_share for one in (limit, canary) if one is not None and one.max_share is not None]
         found.append((canary.min_share if canary else limit.min_share, min(caps, default=None)))
     return found
+
+
+def variants_of(name: str) -> list[AgentVariant]:
+    """All revisions of an agent, newest first. Raises UnknownAgent."""
+    found = list(AgentVariant.objects.filter(name=name).order_by("-revision")) if "\x00" not in name else []
+    if not found:
+        known = ", ".join(AgentVariant.objects.order_by("name").values_list("name", flat=True).distinct())
+        raise UnknownAgent(f"There is no agent {name[:64]!r}; there are {known or 'none yet'}.", agent=name[:64])
+    return found
+
+
+def variant_moving(name: str, revision: int | None = None) -> AgentVariant:
+    """That revision of an agent; without a number the newest that is a candidate or a canary. Raises UnknownAgent, Conflict."""
+    moving = (AgentVariant.State.CANDIDATE, AgentVariant.State.CANARY)
+    found = variants_of(name)
+    if revision is None:
+        chosen = next((one for one in found if one.state in moving), None)
+        if chosen is None:
+            raise Conflict(f"No revision of {name!r} is a candidate or a canary, so there is nothing to promote.")
+        return chosen
+    chosen = next((one for one in found if one.revision == revision), None)
+    if chosen is None:
+        there = ", ".join(str(one.revision) for one in found)
+        raise UnknownAgent(f"{name!r} has no revision {revision}; there are {there}.", agent=f"{name}@{revision}")
+    return chosen
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,7 @@ ALSO = {
     "/api/documents": (404, 409, 422),
     "/api/images": (404,),
     "/api/rl/reset": (409,),
+    "/api/agents/": (404, 409),
     "/api/evals": (404, 409),
     "/api/training": (404, 409),
     "/v1/chat": (404, 409, 504),

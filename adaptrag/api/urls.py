@@ -11,6 +11,7 @@ from adaptrag.api.evals import CancelView, EvalSetsView, ResultsView, ResumeView
 from adaptrag.api.feedback import FeedbackView
 from adaptrag.api.health import HealthView
 from adaptrag.api.inventory import AgentsView, CollectionsView
+from adaptrag.api.promotions import AgentView, PromoteView, RollbackView
 from adaptrag.api.queries import CompareView, InteractionView, QueryAgentView, QueryView
 from adaptrag.api.rl import LeaderboardView, OptimizeView, ResetView, StatsView
 from adaptrag.api.training import (
@@ -38,6 +39,9 @@ urlpatterns = [
     path("rl/optimize", OptimizeView.as_view(), name="rl-optimize"),
     path("rl/reset", ResetView.as_view(), name="rl-reset"),
     path("agents", AgentsView.as_view(), name="agents"),
+    path("agents/<str:name>", AgentView.as_view(), name="agent"),
+    path("agents/<str:name>/promote", PromoteView.as_view(), name="agent-promote"),
+    path("agents/<str:name>/rollback", RollbackView.as_view(), name="agent-rollback"),
     path("collections", CollectionsView.as_view(), name="collections"),
     path("documents", DocumentsView.as_view(), name="documents"),
     path("documents/<int:document_id>", DocumentView.as_view(), name="document"),

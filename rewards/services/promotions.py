@@ -20,6 +20,7 @@ from rewards.models import BanditArm, Canary, PromotionDecision
 from rewards.promotion import Evidence, Outcome, Record, Thresholds, Verdict, canary_verdict, gate_verdict, next_share
 from rewards.rollup.read import log_sums
 from rewards.rollup.sums import Sums
+from rewards.selectors import variants_of
 from rewards.services.policies import bounds_checked
 from rewards.services.turn import write_turn
 
@@ -337,11 +338,8 @@ def _named(label: str) -> AgentVariant:
 
 
 def _newest(name: str) -> AgentVariant:
-    rows = AgentVariant.objects.filter(name=name).order_by("-revision")
-    row = rows.filter(state=CANARY).first() or rows.filter(state=ACTIVE).first() or rows.first()
-    if row is None:
-        raise UnknownAgent(f"There is no agent {name!r}.", agent=name)
-    return row
+    rows = variants_of(name)
+    return next((row for state in (CANARY, ACTIVE) for row in rows if row.state == state), rows[0])
 
 
 def _reason(text: Any, *, needed: bool) -> str:
