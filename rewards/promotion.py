@@ -147,8 +147,9 @@ def gate_verdict(evidence: Evidence, thresholds: Thresholds) -> Verdict:
     >>> print(gate_verdict(evidence, Thresholds()).reason)
     b is better than a by 0.200 (95 % interval 0.100 to 0.300, 80 questions with gold answers).
     >>> fast = {"candidate_latency_ms": 2, "incumbent_latency_ms": 8}
-    >>> cheap = dataclasses.replace(evidence, difference=0.0, low=-0.02, high=0.02, **fast)
-    >>> gate_verdict(cheap, Thresholds()).outcome, gate_verdict(dataclasses.replace(cheap, n=3), Thresholds()).outcome
+    >>> from dataclasses import replace
+    >>> cheap = replace(evidence, difference=0.0, low=-0.02, high=0.02, **fast)
+    >>> gate_verdict(cheap, Thresholds()).outcome, gate_verdict(replace(cheap, n=3), Thresholds()).outcome
     (<Outcome.PASS: 'pass'>, <Outcome.NEEDS_HUMAN: 'needs_human'>)
     """
     margin = thresholds.gate_margin * evidence.saving

@@ -12,7 +12,7 @@ import pytest
 from tests.postgres import postgres_server
 
 HERE = Path(__file__).parent
-MODULES = ("arms", "evidence", "feedback", "leaderboard", "log", "policies", "rollup", "router")
+MODULES = ("arms", "evidence", "feedback", "leaderboard", "log", "policies", "promotions", "rollup", "router")
 
 
 @pytest.mark.slow

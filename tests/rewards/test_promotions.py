@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import threading
+from contextlib import closing
 
 import pytest
 from django.contrib.auth import get_user_model
 from django.db import connection
 from django.db.models import ProtectedError
 from django.test.utils import CaptureQueriesContext
+from scipy.stats import binom
 
 from adaptrag.common.errors import Conflict, InvalidInput
+from adaptrag.orchestrator import QueryRequest, query
 from agents.errors import UnknownAgent
 from agents.models import AgentVariant, ModelArtifact
 from agents.selectors import live_variant, live_variants
-from agents.services import agent_revise, agent_set_state
-from rewards.models import Canary, PromotionDecision
+from agents.services import agent_revise, agent_set_state, collection_get_or_create, document_add
+from evals.metrics import token_f1
+from rewards.models import Canary, Interaction, PromotionDecision
 from rewards.promotion import Evidence
-from rewards.router import BanditRouter
+from rewards.router import BanditRouter, drawn_again
 from rewards.services import (
     agent_limit_set,
     promotions_watch,
@@ -27,10 +32,11 @@ from rewards.services import (
     variant_retire,
     variant_rollback,
 )
-from tests.rewards.rows import interaction, rated, variant
+from tests.rewards.rows import interaction, rate, rated, variant
 
 pytestmark = pytest.mark.django_db
 
+ROUNDS = 200
 GOOD = Evidence(candidate="tuned", incumbent="alpha", n=80, difference=0.2, low=0.1, high=0.3)
 
 
@@ -304,3 +310,56 @@ def test_a_random_life_keeps_canaries_and_states_in_step():
             continue
     canaries = set(AgentVariant.objects.filter(state="canary").values_list("pk", flat=True))
     assert set(Canary.objects.values_list("pk", flat=True)) == canaries and live_variants()
+
+
+@pytest.mark.parametrize("start", [0.2, 0.1])
+def test_a_broken_canary_keeps_within_its_cap_and_is_gone_within_200_rounds(settings, monkeypatch, start):
+    """The production loop: routed, answered, logged and rated, with a gate that somebody has overridden."""
+    settings.ADAPTRAG_CANARY_SHARE = start
+    generator = random.Random(2026)
+    monkeypatch.setattr("rewards.router.secrets.randbits", generator.getrandbits)
+    document_add(collection=collection_get_or_create("default"), name="a.md", data=b"# Towns\n\nAnna built the bridge.")
+    scripted = {"chat_backend": "scripted", "parameters": {"retriever": "bm25"}}
+    incumbent = variant("incumbent", chat_options={"answer": "Anna built it."}, **scripted)
+    broken = variant("broken", state="candidate", predecessor=incumbent, chat_options={"answer": "Zz zz."}, **scripted)
+    gold = ["Anna", "Anna built the bridge", "the bridge was built by Anna", "Bob", "in 1904"]
+    for i in range(100):  # what the incumbent earned before
+        rated(incumbent, token_f1("Anna built it.", [gold[i % len(gold)]]))
+    variant_promote(broken, reason="a rehearsal", override=True)
+    asked = tried = 0
+    for number in range(1, ROUNDS + 1):
+        tries = state(broken) == "canary"
+        result = query(QueryRequest(question="Who built the bridge?", session=f"s{number}"))
+        row = Interaction.objects.get(pk=result.interaction_id)
+        assert row.candidates[drawn_again(row.candidates, row.seed)]["probability"] == row.propensity
+        shown = {one["agent"]: one["probability"] for one in row.candidates}
+        assert shown.get("broken", 0) <= 0.2 + 1e-9 and ("broken" in shown) is tries
+        asked, tried = asked + tries, tried + (result.agent == "broken")
+        rate(row, token_f1(result.answer, [generator.choice(gold)]))
+    decision = fresh(broken).decisions.first()
+    assert (decision.verdict, decision.decided_by, state(broken)) == ("rolled_back", "guard", "retired")
+    assert tried <= binom.ppf(0.999, asked, 0.2)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_promotes_at_once_leave_one_decision():
+    variant("alpha")
+    row = variant("tuned", state="candidate")
+    start, errors = threading.Barrier(4), []
+
+    def promote():
+        with closing(connection):
+            seen = fresh(row)
+            start.wait()
+            try:
+                variant_promote(seen, reason="now", override=True)
+            except Conflict as error:
+                errors.append(error.message)
+
+    threads = [threading.Thread(target=promote) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(errors) == 3 and all("by now" in error for error in errors)
+    assert len(told(row)) == 1 and state(row) == "canary"
