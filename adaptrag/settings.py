@@ -138,6 +138,7 @@ INSTALLED_APPS = [
     "rewards",
     "training",
     "evals",
+    "adaptrag.loop",
     "adaptrag.api",
     "adaptrag.console",
 ]
@@ -383,6 +384,15 @@ LOGGING = logging_settings(level=LOG_LEVEL, form=LOG_FORMAT)
 DJANGO_STRUCTLOG_IP_LOGGING_ENABLED = False
 DJANGO_STRUCTLOG_STATUS_START_LOG_LEVEL = logging.DEBUG
 PROMETHEUS_LATENCY_BUCKETS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, float("inf"))
+
+# The loop: `improve` ----------------------------------------------------------------------------------------------
+ADAPTRAG_IMPROVE_SCHEDULE = env.str("ADAPTRAG_IMPROVE_SCHEDULE", default="")  # hourly, daily, weekly, monthly; empty: never
+ADAPTRAG_IMPROVE_MIN_NEW = _number("ADAPTRAG_IMPROVE_MIN_NEW", 20)  # new corrections and good answers that make a run worth it
+ADAPTRAG_IMPROVE_EVAL_SET = env.str("ADAPTRAG_IMPROVE_EVAL_SET", default="")  # whose gold answers gate; empty: corrections do
+ADAPTRAG_IMPROVE_QUESTIONS = _number("ADAPTRAG_IMPROVE_QUESTIONS", 200)  # most questions of the gate
+ADAPTRAG_IMPROVE_MODEL = env.str("ADAPTRAG_IMPROVE_MODEL", default="")  # the student; empty: the shipped one
+ADAPTRAG_IMPROVE_STEPS = _number("ADAPTRAG_IMPROVE_STEPS", 15)  # of the training
+ADAPTRAG_IMPROVE_QUANTIZE = env.str("ADAPTRAG_IMPROVE_QUANTIZE", default="none")  # mode of the build that becomes the candidate
 
 # Queue ------------------------------------------------------------------------------------------------------------
 ADAPTRAG_QUEUE_WORKERS = _number("ADAPTRAG_QUEUE_WORKERS", 2)

@@ -53,6 +53,7 @@ ALSO = {
     "/api/agents/": (404, 409),
     "/api/evals": (404, 409),
     "/api/training": (404, 409),
+    "/api/improve": (404, 409),
     "/v1/chat": (404, 409, 504),
     "/v1/models/": (404,),
 }

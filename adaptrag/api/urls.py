@@ -10,6 +10,7 @@ from adaptrag.api.errors import page_not_found
 from adaptrag.api.evals import CancelView, EvalSetsView, ResultsView, ResumeView, RunsView, RunView
 from adaptrag.api.feedback import FeedbackView
 from adaptrag.api.health import HealthView
+from adaptrag.api.improve import ImprovementCancelView, ImprovementResumeView, ImprovementsView, ImprovementView
 from adaptrag.api.inventory import AgentsView, CollectionsView
 from adaptrag.api.promotions import AgentView, PromoteView, RollbackView
 from adaptrag.api.queries import CompareView, InteractionView, QueryAgentView, QueryView
@@ -61,6 +62,10 @@ urlpatterns = [
     path("training/distillations/<int:run>", DistillationView.as_view(), name="training-distillation"),
     path("training/distillations/<int:run>/cancel", DistillationCancelView.as_view(), name="training-distillation-cancel"),
     path("training/distillations/<int:run>/resume", DistillationResumeView.as_view(), name="training-distillation-resume"),
+    path("improve", ImprovementsView.as_view(), name="improve"),
+    path("improve/<int:run>", ImprovementView.as_view(), name="improve-run"),
+    path("improve/<int:run>/cancel", ImprovementCancelView.as_view(), name="improve-cancel"),
+    path("improve/<int:run>/resume", ImprovementResumeView.as_view(), name="improve-resume"),
     path("health", HealthView.as_view(), name="health"),
     path("schema", SchemaView.as_view(), name="schema"),
     path("docs", DocsView.as_view(), name="docs"),

@@ -106,6 +106,7 @@ UNFOLD = {
             ),
             _group(
                 "How models get better",
+                _rows("Improvements", "autorenew", "loop.looprun"),
                 _rows("Trainings", "model_training", "training.trainingrun"),
                 _rows("Datasets", "dataset", "training.sftdataset"),
                 _rows("Distillations", "school", "training.distillationrun"),
