@@ -11,8 +11,8 @@ from evals.models import EvalResult, EvalRun, EvalSet
 from evals.selectors import judge_calibration
 from evals.statistics import compare
 from rewards.models import PromotionDecision
-from rewards.promotion import Evidence
-from rewards.services import variant_gate
+from rewards.promotion import Evidence, Verdict, gate_verdict
+from rewards.services import thresholds, variant_gate
 
 
 def gate_evidence(run: EvalRun, candidate: str, incumbent: str) -> Evidence:
@@ -60,13 +60,21 @@ def evalrun_gate(run: EvalRun, variant: AgentVariant, incumbent: str = "", *, us
     """Let a run decide about a candidate that it asked; against its baseline, if that is another agent, where none is named.
 
     Raises Conflict while the run is not done, InvalidInput where it can't compare the two."""
+    return variant_gate(variant, _evidence(run, variant, incumbent), user=user)
+
+
+def evalrun_verdict(run: EvalRun, variant: AgentVariant, incumbent: str = "") -> Verdict:
+    """What `evalrun_gate` would say; decides nothing."""
+    return gate_verdict(_evidence(run, variant, incumbent), thresholds())
+
+
+def _evidence(run: EvalRun, variant: AgentVariant, incumbent: str) -> Evidence:
     if run.state != EvalRun.State.DONE:
         raise Conflict(f"{run} is {run.status}. A gate takes a run that is done.")
     labels = [one.label for one in run.labelled().values() if one.pk != variant.pk]
     if not incumbent and not labels:
         raise InvalidInput(f"{run} asked only {variant}. Run it together with its incumbent.", field="run")
-    named = incumbent or (run.baseline if run.baseline in labels else labels[0])
-    return variant_gate(variant, gate_evidence(run, str(variant), named), user=user)
+    return gate_evidence(run, str(variant), incumbent or (run.baseline if run.baseline in labels else labels[0]))
 
 
 def _variant(run: EvalRun, wanted: str) -> AgentVariant:

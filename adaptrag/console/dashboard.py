@@ -22,6 +22,7 @@ from rewards.models import Interaction, Reward
 from rewards.rollup.read import log_series, log_sums
 from rewards.rollup.sums import Sums
 from rewards.selectors import change_markers
+from rewards.services import decisions_waiting
 
 ERRORS = 6
 JOBS = 6
@@ -90,6 +91,8 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
         context |= _traffic(period)
     if request.user.has_perm("common.view_job"):
         context["queues"] = [one for one in queue_status() if one.stalled]
+    if request.user.has_perm("rewards.view_promotiondecision"):
+        context["promotions_waiting"] = decisions_waiting()
     context["jobs"] = live_jobs(request)
     context["troubles"] = _troubles(request)
     steps = _steps()

@@ -100,6 +100,7 @@ UNFOLD = {
             _group(
                 "What can answer",
                 _rows("Agents", "smart_toy", "agents.agentvariant"),
+                _rows("Promotions", "upgrade", "rewards.promotiondecision"),
                 _rows("Collections", "library_books", "agents.collection"),
                 _rows("Documents", "description", "agents.document"),
                 _rows("Index builds", "deployed_code", "agents.indexbuild"),

@@ -8,7 +8,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db.models import Count, Q, QuerySet
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -20,8 +20,10 @@ from unfold.decorators import display
 from adaptrag.common import confirmation
 from adaptrag.common.confirmation import Question
 from adaptrag.common.errors import AdaptRAGError, InvalidInput
+from agents.models import AgentVariant
 from evals.admin import pages
 from evals.admin.forms import PriorsForm, RunForm
+from evals.gate import evalrun_gate, evalrun_verdict
 from evals.models import EvalRun
 from evals.services import (
     evalrun_cancel,
@@ -62,6 +64,7 @@ class EvalRunAdmin(ModelAdmin):
             ("cancel", self.cancel_view),
             ("resume", self.resume_view),
             ("priors", self.priors_view),
+            ("gate", self.gate_view),
             ("export.csv", self.csv_view),
             ("export.json", self.json_view),
         ]
@@ -199,6 +202,8 @@ class EvalRunAdmin(ModelAdmin):
         resume = "It is under way." if live else ""
         if status == "done" and not failed:
             resume = "It is done; nothing is missing."
+        candidates = [one for one in run.labelled().values() if one.state == AgentVariant.State.CANDIDATE]
+        gate = reverse("admin:evals_evalrun_gate", args=[run.pk])
         return {
             "run": run,
             "status": status,
@@ -215,11 +220,47 @@ class EvalRunAdmin(ModelAdmin):
                     allowed or resume,
                 ),
                 ("Use as priors", reverse("admin:evals_evalrun_priors", args=[run.pk]), self._priors_refusal(request)),
+                *((f"Gate {one}", f"{gate}?variant={one.pk}", self._gate_refusal(request, status)) for one in candidates),
             ],
         }
 
     def _priors_refusal(self, request: HttpRequest) -> str:
         return "" if request.user.has_perm("rewards.change_priorreward") else "It takes the permission to change priors."
+
+    def _gate_refusal(self, request: HttpRequest, status: str) -> str:
+        if not request.user.has_perm("agents.change_agentvariant"):
+            return "It takes the permission to change agents."
+        return "" if status == "done" else "A gate takes a run that is done."
+
+    def gate_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Say what the gate would decide about a candidate that the run asked; then let it decide."""
+        run = self._run(request, pk)
+        number = request.GET.get("variant", "")
+        variant = run.labelled().get(int(number)) if number.isdecimal() and len(number) < 19 else None
+        if variant is None:
+            raise Http404
+        back = reverse("admin:evals_evalrun_change", args=[pk])
+        try:
+            told = evalrun_verdict(run, variant).reason
+        except AdaptRAGError as error:
+            messages.error(request, error.message)
+            return redirect(back)
+        question = Question(
+            title=f"Put {variant} through the gate?",
+            effects=[told, "What passes becomes a canary with a small share of the questions; what doesn't stays a candidate."],
+            button="Let the gate decide",
+            danger=False,
+            refusal=self._gate_refusal(request, run.status),
+        )
+        if page := confirmation.ask(request, question, back=back, admin=self):
+            return page
+        try:
+            decision = evalrun_gate(run, variant, user=request.user)
+        except AdaptRAGError as error:
+            messages.error(request, error.message)
+            return redirect(back)
+        messages.success(request, f"{decision}. {decision.reason}")
+        return redirect(reverse("admin:agents_agentvariant_change", args=[variant.pk]))
 
     def _run(self, request: HttpRequest, pk: int) -> EvalRun:
         if not self.has_view_permission(request):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rewards.admin.agents import LearningAgentAdmin
 from rewards.admin.interactions import InteractionAdmin, RewardAdmin
 from rewards.admin.learning import BanditArmAdmin, PriorRewardAdmin, RoutingPolicyAdmin
+from rewards.admin.promotions import PromotionDecisionAdmin
 from rewards.admin.traffic import AgentLimitAdmin, CategoryPinAdmin
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "InteractionAdmin",
     "LearningAgentAdmin",
     "PriorRewardAdmin",
+    "PromotionDecisionAdmin",
     "RewardAdmin",
     "RoutingPolicyAdmin",
 ]

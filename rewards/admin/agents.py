@@ -23,6 +23,7 @@ from unfold.views import ChangeList
 from agents.admin import AgentVariantAdmin
 from agents.classifier import CATEGORIES
 from agents.models import AgentVariant
+from rewards.admin.promotions import LifeActions, life_of
 from rewards.bandit import ArmEvidence
 from rewards.bandit.posterior import beta_posterior, credible_interval
 from rewards.leaderboard import ENOUGH, leaderboard
@@ -129,7 +130,7 @@ class LearnedChangeList(ChangeList):
 
 
 @admin.register(AgentVariant)
-class LearningAgentAdmin(AgentVariantAdmin):
+class LearningAgentAdmin(LifeActions, AgentVariantAdmin):
     list_display = (
         "agent",
         "state_label",
@@ -141,13 +142,17 @@ class LearningAgentAdmin(AgentVariantAdmin):
         "last_error",
     )
     inlines = (PriorInline,)
+    actions_detail = ("enable", "disable", "promote", "rollback", "activate", "retire")
     change_form_outer_before_template = "admin/rewards/learned.html"
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         asked = [row for row in leaderboard() if str(row.variant_id) == object_id and row.interactions]
-        return super().change_view(request, object_id, form_url, {**(extra_context or {}), "learned": asked})
+        variant = self.get_object(request, object_id)
+        shown = {"learned": asked, "may_decide": self.has_change_permission(request, variant)}
+        shown |= {"life": life_of(variant)} if variant and request.method == "GET" else {}
+        return super().change_view(request, object_id, form_url, {**(extra_context or {}), **shown})
 
     def get_inlines(self, request: HttpRequest, obj: AgentVariant | None) -> tuple:
         return self.inlines if obj else ()

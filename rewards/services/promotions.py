@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, transaction
+from django.db.models import OuterRef, Subquery
 
 from adaptrag.common.errors import Conflict, InvalidInput
 from agents.errors import UnknownAgent
@@ -188,6 +190,45 @@ def _followed(row: AgentVariant, canary: Canary, verdict: Verdict) -> PromotionD
     if last is not None and last.verdict == kinds.WAITS:
         return None
     return _decided(row, ACTIVE, kinds.WAITS, by=GROWTH, **step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextStep:
+    """Where a variant would go, whether its rule agrees (else it takes an override), and what speaks for or against it.
+
+    waits: it waits for nothing but a click."""
+
+    to_state: str
+    ready: bool
+    told: str
+    waits: bool = False
+
+
+def variant_next(variant: AgentVariant) -> NextStep | None:
+    """The step that `variant_promote` would make; None for one that is neither candidate nor canary."""
+    last = variant.decisions.first()
+    waits = last is not None and last.verdict == PromotionDecision.Verdict.WAITS
+    if variant.state == CANDIDATE:
+        told = last.reason if last else f"No eval run has compared {variant} with its incumbent yet."
+        return NextStep(to_state=CANARY, ready=waits, told=told, waits=waits)
+    if variant.state != CANARY:
+        return None
+    if waits:
+        return NextStep(to_state=ACTIVE, ready=True, told=last.reason, waits=True)
+    verdict = canary_standing(Canary.objects.select_related("variant", "incumbent").get(pk=variant.pk))
+    return NextStep(to_state=ACTIVE, ready=verdict.outcome == Outcome.ACTIVATE, told=verdict.reason)
+
+
+def decisions_waiting() -> list[PromotionDecision]:
+    """The last decision of each candidate and canary where that waits for a person."""
+    verdicts = PromotionDecision.Verdict
+    newest = PromotionDecision.objects.filter(variant=OuterRef("variant")).order_by("-id").values("pk")[:1]
+    rows = PromotionDecision.objects.filter(
+        pk=Subquery(newest),
+        verdict__in=[verdicts.WAITS, verdicts.PAUSED, verdicts.NEEDS_HUMAN],
+        variant__state__in=[CANDIDATE, CANARY],
+    )
+    return list(rows.select_related("variant"))
 
 
 def canary_standing(canary: Canary) -> Verdict:

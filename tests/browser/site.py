@@ -27,9 +27,14 @@ def prepare():
 
     from agents.services import agent_register, collection_get_or_create, document_add
 
-    def scripted(name, **options):
+    def scripted(name, state="active", **options):
         agent_register(
-            name=name, strategy="naive_rag", chat_backend="scripted", chat_options=options, parameters={"retriever": "bm25"}
+            name=name,
+            strategy="naive_rag",
+            chat_backend="scripted",
+            chat_options=options,
+            parameters={"retriever": "bm25"},
+            state=state,
         )
 
     call_command("migrate", interactive=False, verbosity=0)
@@ -47,3 +52,4 @@ def prepare():
     scripted("broken", fail="unavailable")
     spare = {"backend": "scripted", "model": "spare", "options": {"answer": "From the spare model."}}
     scripted("wobbly", fail="unavailable", fallback=spare)
+    scripted("rookie", state="candidate", answer=words)
