@@ -157,7 +157,7 @@ def gate_verdict(evidence: Evidence, thresholds: Thresholds) -> Verdict:
     if collect := _missing(evidence, thresholds.gate_references):
         return Verdict(outcome=Outcome.NEEDS_HUMAN, reason=collect, figures=figures)
     told = f"95 % interval {evidence.low:.3f} to {evidence.high:.3f}, {_questions(evidence)}"
-    bought = f"by more than {margin:.3f}, which the {evidence.saving:.0%} that it saves in cost and time buy"
+    bought = f"by more than {margin:.3f}, which the {100 * evidence.saving:.0f} % that it saves in cost and time buy"
     candidate, incumbent = evidence.candidate, evidence.incumbent
     if evidence.low > 0:
         reason = f"{candidate} is better than {incumbent} by {evidence.difference:.3f} ({told})."
@@ -294,7 +294,7 @@ def canary_verdict(canary: Record, incumbent: Record, share: float, thresholds: 
     due = now.n >= thresholds.canary_ratings * (1 + _steps(share, thresholds))
     if bigger > share and due and 1 - now.worse >= thresholds.canary_grow_at:
         figures["next_share"] = bigger
-        reason = f"{sure}. Its largest share grows from {share:.0%} to {bigger:.0%}."
+        reason = f"{sure}. Its largest share grows from {100 * share:.0f} % to {100 * bigger:.0f} %."
         return Verdict(outcome=Outcome.GROW, reason=reason, figures=figures)
     if bigger <= share and due and 1 - now.worse >= thresholds.canary_activate_at:
         return Verdict(outcome=Outcome.ACTIVATE, reason=f"{sure}.", figures=figures)

@@ -140,7 +140,7 @@ class LifeActions:
 
 @admin.register(PromotionDecision)
 class PromotionDecisionAdmin(ReadOnlyAdmin):
-    list_display = ("time", "agent", "step", "verdict_label", "why", "decided_by")
+    list_display = ("time", "agent", "step", "verdict_label", "why", "who")
     list_display_links = ("time",)
     list_filter = ("verdict", AgentFilter, "override")
     list_select_related = ("variant", "rollback_to")
@@ -171,6 +171,10 @@ class PromotionDecisionAdmin(ReadOnlyAdmin):
     @display(description="Reason")
     def why(self, decision: PromotionDecision) -> str:
         return format_html('<span class="ar-clip2">{}</span>', decision.reason)
+
+    @display(description="By", ordering="decided_by")
+    def who(self, decision: PromotionDecision) -> str:
+        return f"{decision.decided_by}, override" if decision.override else decision.decided_by
 
     @display(description="Answers after a rollback")
     def back(self, decision: PromotionDecision) -> str:
