@@ -52,7 +52,7 @@ ROWS = {
 
 @admin.register(LoopRun)
 class LoopRunAdmin(ReadOnlyAdmin):
-    list_display = ("title", "verdict_label", "why", "candidate", "trigger", "created_at", "took")
+    list_display = ("title", "verdict_label", "why", "candidate", "created_at", "took")
     list_filter = ("verdict", "trigger")
     list_select_related = ("candidate",)
     fields = ("options", "data_until", "trigger", "created_by", "created_at", "finished_at")
@@ -82,7 +82,7 @@ class LoopRunAdmin(ReadOnlyAdmin):
 
     @display(description="Because")
     def why(self, run: LoopRun) -> str:
-        return run.reason if len(run.reason) <= 160 else f"{run.reason[:160]}…"
+        return run.reason if len(run.reason) <= 110 else f"{run.reason[:110]}…"
 
     @display(description="Took")
     def took(self, run: LoopRun) -> str:

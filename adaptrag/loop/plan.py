@@ -205,7 +205,7 @@ def _foreseen(plan: Plan) -> list[dict[str, Any]]:
     asked = min(references.n, options.questions)
     answer = Interaction.objects.filter(state=Interaction.State.ANSWERED).aggregate(mean=Avg("latency_ms"))["mean"]
     about = f", about {2 * asked * answer / 60_000:.0f} min at {answer / 1000:.1f} s an answer" if answer and asked else ""
-    last = TrainingRun.objects.exclude(artifact=None).order_by("-id").first()
+    last = TrainingRun.objects.exclude(artifact=None).filter(base_model=options.model).order_by("-id").first()
     pace = f", about {options.steps * last.result['seconds'] / last.result['steps'] / 60:.0f} min" if last else ""
     enough = references.n >= plan.needed_references
     gate = (
@@ -250,7 +250,11 @@ def collect_words(kind: str, n: int, needed: int) -> str:
         return f"Collect {rest} more questions with gold answers in the eval set."
     if kind == "judge":
         return f"Collect {rest} more questions, or calibrate the judge: its page in the admin says what is missing."
+    return f"Collect {rest} more corrections that no training has seen. {corrections_words(rest)}"
+
+
+def corrections_words(rest: int) -> str:
     return (
-        f"Collect {rest} more corrections that no training has seen: about {5 * rest} corrected answers, since a fifth of them "
-        "gates. Or make an eval set with gold answers and name it in ADAPTRAG_IMPROVE_EVAL_SET."
+        f"A fifth of the corrected questions gates, so that takes about {5 * rest} more of them; or make an eval set with gold "
+        "answers and name it in ADAPTRAG_IMPROVE_EVAL_SET."
     )

@@ -16,6 +16,7 @@ from adaptrag.loop.models import LoopRun, LoopStage
 from adaptrag.loop.plan import (
     Options,
     collect_words,
+    corrections_words,
     incumbent_of,
     plan_make,
     quantization_absent,
@@ -173,6 +174,7 @@ def evaluate(work: Work) -> Ended:
     run = EvalRun.objects.get(pk=number)
     if run.state != EvalRun.State.DONE:
         raise Conflict(f"{run} {run.get_state_display()}; its page says how far it came. Resume the improvement to go on.")
+    _hold(run)
     scores = (f"{one['agent']} {one['score']:.3f}" for one in run.summary["agents"] if one["score"] is not None)
     return Ended(detail=f"{', '.join(scores) or 'Nothing could be scored'}; {len(evalrun_questions(run))} questions.")
 
@@ -201,9 +203,10 @@ def register(work: Work) -> Ended:
     verdict = VERDICTS[PromotionDecision.Verdict(decision.verdict)]
     if decision.verdict == PromotionDecision.Verdict.WAITS:
         return Ended(detail=f"{decision.reason} It waits for a person's click, as ADAPTRAG_ASK_CANARY says.", verdict=verdict)
-    needed = references_needed()
-    collect = collect_words(kind, n, needed) if verdict == LoopRun.Verdict.NEEDS_HUMAN and n < needed else ""
-    return Ended(detail=f"{decision.reason} {collect}".strip(), verdict=verdict)
+    short = references_needed() - n
+    if verdict == LoopRun.Verdict.NEEDS_HUMAN and kind == "corrections" and short > 0:
+        return Ended(detail=f"{decision.reason} {corrections_words(short)}", verdict=verdict)
+    return Ended(detail=decision.reason, verdict=verdict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,6 +266,17 @@ def _evalrun(work: Work, prepared: dict[str, Any]) -> EvalRun:
         user=run.created_by,
     )
     return evalrun_create(request)
+
+
+def _hold(run: EvalRun) -> None:
+    """An agent that mostly failed was not compared: its chat model is down, say. Resuming asks it again."""
+    for variant in run.labelled().values():
+        rows = run.results.filter(variant=variant)
+        failed = rows.filter(error__isnull=False, model="")
+        if 2 * failed.count() > rows.count():
+            words = f"{variant} failed on {failed.count()} of {rows.count()} questions: {failed.first().error['message']}"
+            failed.delete()
+            raise Conflict(f"{words} Mend that, then resume.")
 
 
 def _evidence(work: Work) -> Any:

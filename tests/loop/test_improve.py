@@ -46,14 +46,14 @@ def quick(monkeypatch):
     monkeypatch.setattr(stages, "training_execute", trained_at_once)
 
 
-def trained_at_once(number, context):
+def trained_at_once(number, context, **options):
     run = TrainingRun.objects.get(pk=number)
     if run.artifact is None:
         run.artifact = ModelArtifact.objects.create(name=f"lora-{number}", kind="adapter", base_model="x", path="x", sha256="0")
         run.result = {"seconds": 1.0, "steps": 1}
         run.save()
         old = AgentVariant.objects.filter(name="lora_rag").first()
-        values = {"artifact": run.artifact, "chat_options": {"answer": "1705"}, "state": "candidate"}
+        values = {"artifact": run.artifact, "chat_options": {"answer": "1705"} | options, "state": "candidate"}
         if old is not None:
             agent_revise(old, **values)
         else:
@@ -90,7 +90,7 @@ def test_too_few_corrections_need_a_person_and_say_what_to_collect(site, incumbe
     log(incumbent)
     run = improve_start(request(student))
     assert run.verdict == "needs_human"
-    assert "more corrections that no training has seen" in run.reason
+    assert "10 questions with people's corrections; 100 are needed" in run.reason and "about 450 more" in run.reason
     assert run.candidate.state == "candidate"
 
 
@@ -211,6 +211,17 @@ def test_a_failed_stage_fails_the_run_with_its_reason_and_resuming_goes_on_from_
     assert TrainingRun.objects.get().dataset_id == dataset
     with pytest.raises(Conflict, match="is done"):
         improve_resume(run)
+
+
+def test_a_candidate_whose_model_is_down_gets_no_verdict_until_it_answers(site, incumbent, student, quick, monkeypatch):
+    log(incumbent)
+    monkeypatch.setattr(stages, "training_execute", lambda *given: trained_at_once(*given, fail="unavailable"))
+    run = improve_start(request(student))
+    assert run.state == "failed"
+    assert "failed on 10 of 10 questions: The chat model scripted does not answer." in run.reason
+    assert not PromotionDecision.objects.exists()
+    AgentVariant.objects.filter(name="lora_rag").update(chat_options={"answer": "1705"})
+    assert improve_resume(run).verdict == "rejected"
 
 
 def test_a_cancelled_run_stops_and_can_be_resumed(site, incumbent, student, quick):

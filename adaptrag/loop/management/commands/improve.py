@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import CommandParser
 
 from adaptrag.common import jobs
@@ -24,6 +26,7 @@ from adaptrag.loop.services import (
     stage_current,
 )
 from adaptrag.loop.stages import STAGES
+from agents.llm import process
 
 Verdict = LoopRun.Verdict
 EXIT = {Verdict.PROMOTED: DONE, Verdict.SKIPPED: DONE, Verdict.REJECTED: GATE_NOT_MET, Verdict.NEEDS_HUMAN: GATE_NOT_MET}
@@ -59,6 +62,9 @@ class Command(ContractCommand):
         if options["queue"]:
             return improve_summary(run)
         self.stderr.write(f"Improvement {run.pk}")
+        if settings.ADAPTRAG_LOCAL_MODEL == "auto" and process.find() is None:
+            # This command runs alone, and its stages one after the other: each may load the weights itself.
+            os.environ["ADAPTRAG_LOCAL_MODEL"] = "inprocess"
         try:
             run = self._worked_off(run)
         except KeyboardInterrupt:
