@@ -67,6 +67,7 @@ def states(run):
 
 
 def test_a_cheaper_candidate_that_is_no_worse_becomes_a_canary(site, student):
+    site.ADAPTRAG_GATE_MARGIN = 0.05
     log(incumbent_registered(price_prompt_per_million=1000))
     run = improve_start(request(student))
     summary = improve_summary(run)
@@ -239,6 +240,7 @@ class Killed(BaseException):
 
 def test_killed_at_every_stage_and_resumed_gives_the_same_verdict(site, student, monkeypatch):
     """Once as each stage begins, once when all its work is done and its end is not yet written."""
+    site.ADAPTRAG_GATE_MARGIN = 0.05
     log(incumbent_registered(price_prompt_per_million=1000), 40)
     kills = [(name, moment) for name in ("prepare", "train", "evaluate", "gate", "register") for moment in ("before", "after")]
     killed = []
