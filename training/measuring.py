@@ -27,26 +27,30 @@ from typing import Any
 from training.errors import QuantizationFailed
 
 ROOT = Path(__file__).resolve().parent.parent
-PROMPT, STEPS, ROWS = 384, 24, 8  # of a timed answer: tokens read and written; and how many at once
+STEPS, ROWS = 24, 8  # tokens written in a timed answer, and how many answers at once
 SKIPPED = 20  # tokens of a passage before perplexity counts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Questions:
-    """What is asked: chats that are answered, and a text that is read for perplexity. `tokens`: of each of eight passages."""
+    """What is asked: chats that are answered, and a text that is read for perplexity. `tokens`: of each of eight passages.
+
+    prompt: length of the timed prompts, in tokens; 0 times nothing but the chats.
+    """
 
     chats: tuple[tuple[dict[str, str], ...], ...]
     text: str = ""
     max_tokens: int = 24
     tokens: int = 128
-    speeds: bool = True
+    prompt: int = 384
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Times in seconds or milliseconds as named, sizes in bytes. weights_bytes: memory that loading and a first token add.
+    """Times in seconds or milliseconds as named, sizes in bytes. weights_bytes: memory that the loaded model takes,
+    packed buffers counted.
 
-    Speeds are medians of three runs, prompts of 384 tokens and 24 written behind them, alone and eight at once. Latencies
+    Speeds are medians of three runs of a prompt and 24 tokens written behind it, alone and eight at once. Latencies
     are of the chats. answers and likeliest (the likeliest next token at each place of the text) are for comparing.
     """
 
@@ -175,15 +179,17 @@ class _Engine:
     """A model as the serving engine runs it: a prompt in chunks, then a token for every row."""
 
     def __init__(self, folder: Path) -> None:
+        import torch
+
         from agents.llm.runner import load_runner
 
-        self.runner = load_runner(folder)
+        self.runner = load_runner(folder, threads=torch.get_num_threads())
 
     def start(self, rows: int) -> None:
         from agents.llm.kv import KVCache
 
         self._cache, self._rows, self._length = KVCache(), rows, 0
-        self._cache.resize(rows, min(PROMPT + STEPS, self.runner.window))
+        self._cache.resize(rows, min(512, self.runner.window))
 
     def read(self, ids: Any) -> None:
         import torch
@@ -224,15 +230,18 @@ def run(spec: dict[str, Any]) -> Figures:
     torch.set_num_threads(spec["threads"])
     folder = Path(spec["folder"])
     prompts = ChatPrompts(folder)
-    before, began = _memory(folder), time.perf_counter()
+    kind = _Transformers if spec["plain"] else _Engine
     with torch.inference_mode():
-        model = _Transformers(folder) if spec["plain"] else _Engine(folder)
+        began = time.perf_counter()
+        model = kind(folder)
         load_seconds = time.perf_counter() - began
-        model.start(1)
-        model.read(torch.tensor([[5, 6]]))
-        model.write(torch.tensor([[7]]))
+        _first_token(model)
+        del model
+        before = _memory(folder)  # libraries are there now, and what they keep
+        model = kind(folder)
+        _first_token(model)
         weights = _memory(folder) - before
-        speeds = _speeds(model) if spec["speeds"] else {}
+        speeds = _speeds(model, spec["prompt"]) if spec["prompt"] else {}
         perplexity, likeliest = _perplexity(model, prompts, spec) if spec["text"] else (None, [])
         if spec["plain"]:
             answered = [_plain_answer(model, prompts, chat, spec["max_tokens"]) for chat in spec["chats"]]
@@ -254,11 +263,20 @@ def run(spec: dict[str, Any]) -> Figures:
     )
 
 
-def _speeds(model: Any) -> dict[str, float]:
+def _first_token(model: Any) -> None:
+    import torch
+
+    model.start(1)
+    model.read(torch.tensor([[5, 6]]))
+    model.write(torch.tensor([[7]]))
+    model.start(0)
+
+
+def _speeds(model: Any, prompt: int) -> dict[str, float]:
     import torch
 
     found: dict[str, list[float]] = {}
-    ids = torch.arange(PROMPT)[None] % 200 + 10
+    ids = torch.arange(prompt)[None] % 200 + 10
     for _ in range(3):
         for rows, name in ((1, ""), (ROWS, "_8")):
             model.start(rows)
@@ -267,7 +285,7 @@ def _speeds(model: Any) -> dict[str, float]:
             read = time.perf_counter()
             for _ in range(STEPS):
                 model.write(torch.full((rows, 1), 7))
-            found.setdefault(f"prefill{name}_tokens_per_second", []).append(rows * PROMPT / (read - began))
+            found.setdefault(f"prefill{name}_tokens_per_second", []).append(rows * prompt / (read - began))
             found.setdefault(f"decode{name}_tokens_per_second", []).append(rows * STEPS / (time.perf_counter() - read))
     return {name: round(statistics.median(values), 2) for name, values in found.items()}
 

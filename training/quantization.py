@@ -7,7 +7,7 @@ be saved any more. What was measured of each mode: docs/decisions/0014-quantizat
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from agents.llm.adapters import read_adapter
 from agents.llm.builds import Build, write_build
 from training.errors import QuantizationFailed
 
+Chats = Sequence[Sequence[dict[str, str]]]
 PRECISIONS = ("fp32", "bf16")
 # What of a model's folder goes along: tokenizer, chat template, how it generates.
 _BESIDE = (
@@ -32,21 +33,33 @@ _BESIDE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Mode:
-    """A way to keep weights. `families`: the model types that it can be made of; empty: every causal model of transformers."""
+    """A way to keep weights. `make(merged, out, chats)` writes them; chats are examples with answers to calibrate by.
+
+    `fits(config)`: whether a model's architecture can have it, None for every causal model; `models` says which can, in words.
+    """
 
     name: str
     title: str
-    make: Callable[[Path, Path], None]
-    families: tuple[str, ...] = ()
+    make: Callable[[Path, Path, Chats], None]
+    fits: Callable[[Any], bool] | None = None
+    models: str = "any causal model of transformers"
 
 
 def quantize(
-    base: Path, adapter: Path | None, mode: str, out: Path, *, work: Path, precision: str = "fp32", name: str = ""
+    base: Path,
+    adapter: Path | None,
+    mode: str,
+    out: Path,
+    *,
+    work: Path,
+    precision: str = "fp32",
+    name: str = "",
+    chats: Chats = (),
 ) -> Path:
     """Merge, build into `out`, and return the folder of the merged model, which lies in `work` unless it is `base` itself.
 
     `out` and what lies in `work` appear whole or not at all; what is there already is taken as it is. `name` is noted as the
-    model's. Raises QuantizationFailed.
+    model's; `chats`, with answers, are what a mode may calibrate by. Raises QuantizationFailed.
     """
     if mode not in MODES:
         raise QuantizationFailed(f"There is no mode {mode!r}; there are {', '.join(MODES)}.")
@@ -56,7 +69,7 @@ def quantize(
     merged = merge(base, adapter, work / "merged", precision)
     if not out.is_dir():
         with _aside(out) as folder:
-            MODES[mode].make(merged, folder)
+            MODES[mode].make(merged, folder, chats)
             _copy_beside(base, folder)
             write_build(folder, Build(mode=mode, base_model=name or str(base), precision=precision))
     return merged
@@ -66,12 +79,11 @@ def check_family(base: Path, mode: str) -> None:
     """Raises QuantizationFailed, naming the modes that do, where a mode does not know the model's architecture."""
     from transformers import AutoConfig
 
-    family = AutoConfig.from_pretrained(base).get_text_config().model_type
-    if MODES[mode].families and family not in MODES[mode].families:
-        able = [other.name for other in MODES.values() if not other.families or family in other.families]
+    config = AutoConfig.from_pretrained(base).get_text_config()
+    able = [other.name for other in MODES.values() if other.fits is None or other.fits(config)]
+    if mode not in able:
         raise QuantizationFailed(
-            f"Mode {mode} is for models of the family {', '.join(MODES[mode].families)}; {base.name} is a {family}. "
-            f"Modes for it: {', '.join(able)}."
+            f"Mode {mode} is for {MODES[mode].models}; {base.name} is a {config.model_type}. Modes for it: {', '.join(able)}."
         )
 
 
@@ -98,8 +110,8 @@ def merge(base: Path, adapter: Path | None, out: Path, precision: str) -> Path:
     return out
 
 
-def _plain(dtype: str) -> Callable[[Path, Path], None]:
-    def make(merged: Path, out: Path) -> None:
+def _plain(dtype: str) -> Callable[[Path, Path, Chats], None]:
+    def make(merged: Path, out: Path, chats: Chats) -> None:
         import torch
 
         _loaded(merged, getattr(torch, dtype)).save_pretrained(out)
@@ -107,8 +119,8 @@ def _plain(dtype: str) -> Callable[[Path, Path], None]:
     return make
 
 
-def _bitsandbytes(**options: Any) -> Callable[[Path, Path], None]:
-    def make(merged: Path, out: Path) -> None:
+def _bitsandbytes(**options: Any) -> Callable[[Path, Path, Chats], None]:
+    def make(merged: Path, out: Path, chats: Chats) -> None:
         import torch
         from transformers import BitsAndBytesConfig
 
@@ -119,6 +131,21 @@ def _bitsandbytes(**options: Any) -> Callable[[Path, Path], None]:
         _loaded(merged, torch.float32, quantization_config=config).save_pretrained(out)
 
     return make
+
+
+def _cpu8(merged: Path, out: Path, chats: Chats) -> None:
+    from training.encoding import Encoder
+    from training.rounding import build
+
+    encoder = Encoder(merged)
+    encoded = [encoder.encode(chat) for chat in chats]
+    build(merged, out, [one.prompt + one.answer for one in encoded])
+
+
+def _fits_cpu8(config: Any) -> bool:
+    from agents.llm.cpu8 import fits
+
+    return fits(config)
 
 
 def _loaded(folder: Path, dtype: Any, **options: Any) -> Any:
@@ -155,6 +182,13 @@ def _aside(out: Path) -> Iterator[Path]:
 MODES: dict[str, Mode] = {
     mode.name: mode
     for mode in (
+        Mode(
+            name="cpu8",
+            title="8 bits, tables 4 bits, for the CPU",
+            make=_cpu8,
+            fits=_fits_cpu8,
+            models="Llama models whose sizes are multiples of 64",
+        ),
         Mode(name="fp32", title="32-bit floats", make=_plain("float32")),
         Mode(name="bf16", title="16-bit floats (bfloat16)", make=_plain("bfloat16")),
         Mode(name="int8", title="bitsandbytes, 8 bits", make=_bitsandbytes(load_in_8bit=True)),

@@ -89,7 +89,7 @@ class Engine:
         began = time.monotonic()
         self.folder = folder
         self.prompts = ChatPrompts(folder)
-        self.runner: Runner = load_runner(folder, form)
+        self.runner: Runner = load_runner(folder, form, threads)
         self._ends = self.prompts.ends
         self._cache = KVCache()
         self._threads = Threads(self._probe, chunk=CHUNK, fixed=threads)

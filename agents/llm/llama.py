@@ -63,7 +63,7 @@ class LlamaRunner:
             self._linear = Int8Linear
         else:
             self._linear = lambda weight: Dense(weight, torch.bfloat16 if form == "bf16" else torch.float32)
-        self._turns = _turns(config)
+        self._turns = turns(config)
         with torch.inference_mode():
             self._load(_Tensors(folder), config)
 
@@ -211,7 +211,7 @@ def _same(weight: Tensor) -> Tensor:
     return weight
 
 
-def _turns(config: Any) -> Tensor:
+def turns(config: Any) -> Tensor:
     """Rotary embedding as complex numbers, shape (window, width / 2)."""
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 

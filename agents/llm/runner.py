@@ -16,6 +16,7 @@ from agents.errors import ChatModelUnavailable
 from agents.llm import int8, llama
 from agents.llm.adapters import Adapter, AdapterRows, fits
 from agents.llm.builds import read_build
+from agents.llm.cpu8 import Cpu8Runner
 from agents.llm.kv import Batch, KVCache
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ QUANTIZED_BY_TRANSFORMERS = ("int8", "nf4")  # modes of builds that bitsandbytes
 
 
 class Runner(Protocol):
-    form: str  # fp32, bf16 or int8
+    form: str  # fp32, bf16, int8, or the mode of a build
     window: int
     device: torch.device
     dtype: torch.dtype  # of masks and of keys and values
@@ -36,10 +37,10 @@ class Runner(Protocol):
         ...
 
 
-def load_runner(folder: Path, form: str = "auto") -> Runner:
+def load_runner(folder: Path, form: str = "auto", threads: int = 0) -> Runner:
     """Load weights. `auto` takes what measured fastest without a loss of quality (docs/decisions/0003-local-model.md).
 
-    A build is loaded as it was made, whatever `form` says.
+    A build is loaded as it was made, whatever `form` says. threads: of ONNX Runtime, which can't change them later; 0 is one.
 
     Raises ChatModelUnavailable for a form that this model or machine can't have, and for models that keep a recurrent state.
     """
@@ -48,6 +49,8 @@ def load_runner(folder: Path, form: str = "auto") -> Runner:
     form = build.mode if build is not None else _form(folder, config, form)
     try:
         with torch.inference_mode():
+            if build is not None and form == Cpu8Runner.form:
+                return Cpu8Runner(folder, config, threads)
             if build is not None and form in QUANTIZED_BY_TRANSFORMERS:
                 return TransformersRunner(folder, config, form)
             if llama.fits(config) and not torch.cuda.is_available():

@@ -41,7 +41,7 @@ class QuantizationRequest:
 
     model: str = ""
     adapter: str | int | ModelArtifact | None = None
-    mode: str = "nf4"
+    mode: str = "cpu8"
     precision: str = "fp32"
     register: bool = True
     agent: str = AGENT
