@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -156,7 +156,7 @@ def plan_make(options: Options) -> Plan:
         needed_references=references_needed(),
         incumbent=incumbent_of(options.incumbent),
     )
-    return Plan(**{**{one.name: getattr(plan, one.name) for one in fields(Plan)}, "stages": tuple(_foreseen(plan))})
+    return replace(plan, stages=tuple(_foreseen(plan)))
 
 
 def references_needed() -> int:

@@ -64,18 +64,15 @@ def references_keep(found: References, user: Any = None) -> EvalSet | None:
     """The eval set to ask, None without a question; held-out ones become a set first, and so leave what can be trained on."""
     if found.kind == "gold":
         return found.eval_set
-    name = JUDGED if found.kind == "judge" else GATE
-    for own, keys in ((REPORT, found.report), (name, found.interactions)):
-        if keys and found.kind == "corrections":
-            _kept(own, keys, user)
-        elif keys and own == name:
-            _kept(own, keys[: settings.ADAPTRAG_IMPROVE_QUESTIONS], user)
+    if found.kind == "judge":
+        name, kept = JUDGED, {JUDGED: found.interactions[: settings.ADAPTRAG_IMPROVE_QUESTIONS]}
+    else:
+        name, kept = GATE, {REPORT: found.report, GATE: found.interactions}
+    for own, keys in kept.items():
+        if keys:
+            rows = Interaction.objects.filter(pk__in=keys).prefetch_related("rewards").order_by("pk")
+            evalset_from_interactions(own, rows, origin="held out of training by improve", user=user)
     return EvalSet.objects.filter(name=name).order_by("-version").first()
-
-
-def _kept(name: str, keys: tuple[Any, ...], user: Any) -> None:
-    rows = Interaction.objects.filter(pk__in=keys).prefetch_related("rewards").order_by("pk")
-    evalset_from_interactions(name, rows, origin="people's corrections, held out of training", user=user)
 
 
 def _held_out(wanted: Q, kind: str = "corrections") -> References:
