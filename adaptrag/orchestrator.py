@@ -318,7 +318,9 @@ def _forced_routing(mode: str) -> dict[str, Any]:
 def _candidates(names: tuple[str, ...] | None, collection: Collection) -> list[AgentVariant]:
     if names is None:
         return variants_ready(live_variants(), collection)
-    return [live_variant(name) for name in names]
+    named = {variant.pk: variant for variant in map(live_variant, names)}
+    # An agent's canary is tried wherever the agent may be chosen.
+    return [*named.values(), *(one for one in live_variants() if one.name in names and one.pk not in named)]
 
 
 def _category(category: str | None, question: str) -> str:

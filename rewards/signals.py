@@ -32,14 +32,19 @@ def state_followed(sender: type[AgentVariant], instance: AgentVariant, **_: Any)
         )
     elif before == AgentVariant.State.CANARY:
         Canary.objects.filter(pk=instance.pk).delete()
-    if before is not None and not decided:
+    predecessor = instance.predecessor
+    edited = before is None and now == AgentVariant.State.ACTIVE and predecessor and predecessor.name == instance.name
+    if edited or (before is not None and not decided):
         user = getattr(instance, "_history_user", None)
         PromotionDecision.objects.create(
             variant=instance,
-            from_state=before,
+            from_state=before or now,
             to_state=now,
             verdict=PromotionDecision.Verdict.MOVED,
-            reason="Its state was set directly, without a gate.",
+            reason=f"An edit of {predecessor} that answers at once."
+            if edited
+            else "Its state was set directly, without a gate.",
+            rollback_to=predecessor if edited else None,
             decided_by=PROGRAM if user is None else user.get_username(),
             user=user,
         )

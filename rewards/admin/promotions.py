@@ -20,7 +20,7 @@ from adaptrag.common.errors import AdaptRAGError
 from agents.models import AgentVariant
 from rewards.admin.interactions import AgentFilter
 from rewards.models import Canary, PromotionDecision
-from rewards.services import canary_standing, variant_next, variant_promote, variant_retire, variant_rollback
+from rewards.services import canary_standing, rollback_target, variant_next, variant_promote, variant_retire, variant_rollback
 
 SHOWN = 8
 LABELS = {
@@ -49,8 +49,7 @@ def life_of(variant: AgentVariant) -> dict[str, Any]:
 
 def rollback_possible(variant: AgentVariant) -> bool:
     if variant.state == AgentVariant.State.ACTIVE:
-        promoted = variant.decisions.filter(to_state=AgentVariant.State.ACTIVE, verdict=PromotionDecision.Verdict.PROMOTED)
-        return promoted.exclude(rollback_to=None).exists()
+        return rollback_target(variant) is not None
     return variant.state == AgentVariant.State.CANARY
 
 

@@ -116,18 +116,27 @@ def variant_rollback(
         if row.state == CANARY:
             back = Canary.objects.select_related("incumbent").get(pk=row.pk).incumbent
         elif row.state == ACTIVE:
-            promoted = row.decisions.filter(to_state=ACTIVE, verdict=PromotionDecision.Verdict.PROMOTED).first()
-            back = promoted.rollback_to if promoted else None
+            back = rollback_target(row)
             if back is None:
                 raise Conflict(f"{row} was promoted over no other agent, so there is nothing to go back to. Retire it instead.")
         else:
             raise Conflict(f"{row} is {row.state}: it answers nobody, so there is nothing to roll back.")
-        if back is not None and back.state == RETIRED and row.state == ACTIVE:
+        restores = back is not None and back.state == RETIRED and row.state == ACTIVE
+        kind = PromotionDecision.Verdict.ROLLED_BACK
+        decision = _moved(row, RETIRED, kind, by=by, user=user, reason=reason, incumbent=back, figures=figures or {})
+        if restores:
             step = {"by": by, "user": user, "reason": f"Answers again after the rollback of {row}.", "incumbent": None}
             _moved(back, ACTIVE, PromotionDecision.Verdict.RESTORED, **step)
-        _others_left(row)
-        kind = PromotionDecision.Verdict.ROLLED_BACK
-        return _moved(row, RETIRED, kind, by=by, user=user, reason=reason, incumbent=back, figures=figures or {})
+        _somebody_answers(row)
+        return decision
+
+
+def rollback_target(active: AgentVariant) -> AgentVariant | None:
+    """Who answered before a variant became active, whether it was promoted or is an operator's edit; None where nobody did."""
+    kinds = [PromotionDecision.Verdict.PROMOTED, PromotionDecision.Verdict.MOVED]
+    steps = active.decisions.filter(to_state=ACTIVE, verdict__in=kinds).exclude(rollback_to=None)
+    found = steps.select_related("rollback_to").first()
+    return found.rollback_to if found else None
 
 
 def variant_retire(variant: AgentVariant, *, reason: str, user: Any = None) -> PromotionDecision:
@@ -137,8 +146,11 @@ def variant_retire(variant: AgentVariant, *, reason: str, user: Any = None) -> P
         row = _locked(variant)
         if row.state == RETIRED:
             raise Conflict(f"{row} is retired already.")
-        _others_left(row)
-        return _moved(row, RETIRED, PromotionDecision.Verdict.RETIRED, by=PROGRAM, user=user, reason=reason, incumbent=None)
+        answered = row.state in LIVE_STATES
+        decision = _moved(row, RETIRED, PromotionDecision.Verdict.RETIRED, by=PROGRAM, user=user, reason=reason, incumbent=None)
+        if answered:
+            _somebody_answers(row)
+        return decision
 
 
 def promotions_watch() -> list[PromotionDecision]:
@@ -360,8 +372,9 @@ def _decided(
     )
 
 
-def _others_left(row: AgentVariant) -> None:
-    if row.state in LIVE_STATES and not any(one.pk != row.pk for one in live_variants()):
+def _somebody_answers(row: AgentVariant) -> None:
+    """Raises Conflict, which takes all back, where the step left no agent."""
+    if not live_variants():
         raise Conflict(f"{row} is the only agent that answers. Enable or register another one first.")
 
 

@@ -15,6 +15,7 @@ from django.db.models import ProtectedError
 from django.test.utils import CaptureQueriesContext
 from scipy.stats import binom
 
+from adaptrag import orchestrator
 from adaptrag.common.errors import Conflict, InvalidInput
 from adaptrag.orchestrator import QueryRequest, query
 from agents.errors import UnknownAgent
@@ -141,6 +142,12 @@ class TestTraffic:
             rated(fresh(tuned), 0.0)
         assert self.shares() == pytest.approx({"alpha@1": 0.9, "tuned@1": 0.1})
 
+    def test_a_caller_that_names_the_agent_as_a_candidate_lets_its_canary_be_tried(self, alpha):
+        beta = variant("beta")
+        variant_promote(agent_revise(alpha, state="candidate"), reason="try", override=True)
+        chosen = orchestrator._candidates(("beta", "alpha"), None)
+        assert [str(one) for one in chosen] == ["beta r1", "alpha r1", "alpha r2"] and chosen[0] == beta
+
     def test_a_limit_of_the_operator_binds_a_canary_too(self, tuned, alpha):
         variant_promote(tuned, reason="try", override=True)
         agent_limit_set(agent_name="tuned", max_share=0.05)
@@ -245,6 +252,11 @@ class TestRollback:
         assert told(alpha)[-1][0] == "restored"
         with pytest.raises(Conflict, match="nothing to go back to"):
             variant_rollback("alpha", reason="again")
+
+    def test_an_edit_can_be_rolled_back_too(self, alpha, olga):
+        agent_revise(alpha, user=olga, chat_options={"max_tokens": 16})
+        assert variant_rollback("alpha", reason="worse", user=olga).rollback_to == alpha
+        assert [one.revision for one in live_variants()] == [1]
 
     def test_it_takes_a_reason_and_an_agent_that_is_in_the_traffic(self, tuned, alpha):
         for name, reason, error in (
