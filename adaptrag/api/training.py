@@ -1,4 +1,7 @@
-"""/api/training/datasets, /runs and /distillations: POST and GET; of a run or distillation GET one, cancel, resume."""
+"""/api/training/datasets, /runs, /distillations and /quantizations: POST and GET.
+
+Of each but datasets also GET one, cancel, resume.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,27 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from adaptrag.api.fields import Choice, Number, Strict, Text, Whole, validated
+from adaptrag.builds import quantization_quality_from
 from adaptrag.common.models import Job
+from evals.services import evalrun_get
 from training.lora import PRECISIONS, Recipe
-from training.models import DistillationRun, SFTDataset, TrainingRun
+from training.models import DistillationRun, QuantizationReport, SFTDataset, TrainingRun
+from training.quantization import MODES
+from training.quantization import PRECISIONS as MERGE_PRECISIONS
 from training.services import (
     DatasetRequest,
     DistillationRequest,
+    QuantizationRequest,
     TrainingRequest,
     dataset_enqueue,
     distillation_cancel,
     distillation_get,
     distillation_resume,
     distillation_start,
+    quantization_cancel,
+    quantization_get,
+    quantization_resume,
+    quantization_start,
     training_cancel,
     training_get,
     training_resume,
@@ -118,6 +130,32 @@ class DistillationSerializer(_JobSerializer):
             "run", "state", "dataset", "backend", "model", "parameters", "counts", "prompt_tokens", "completion_tokens",
             "cost_usd", "job", "progress", "message", "error", "created_at",
         ]  # fmt: skip
+
+
+class QuantizationStartSerializer(Strict):
+    adapter = Text(required=False, allow_blank=True, max_length=64, help_text="Name or number of the adapter's artifact.")
+    model = Text(required=False, allow_blank=True, max_length=300, help_text="Where no adapter is named: smollm2, a folder.")
+    mode = Choice(required=False, choices=list(MODES))
+    precision = Choice(required=False, choices=list(MERGE_PRECISIONS), help_text="Of the merge.")
+    register = serializers.BooleanField(required=False, help_text="Make the build a candidate.")
+    agent = Text(required=False, max_length=64, help_text="Whose candidate the build becomes.")
+
+
+class QuantizationSerializer(_JobSerializer):
+    adapter = serializers.CharField(source="adapter.name", default=None, allow_null=True)
+    artifact = serializers.CharField(source="artifact.name", default=None, allow_null=True)
+    candidate = serializers.CharField(source="variant", default=None, allow_null=True)
+
+    class Meta:
+        model = QuantizationReport
+        fields = [
+            "run", "state", "base_model", "adapter", "mode", "precision", "agent", "artifact", "candidate", "figures",
+            "unquantized", "fidelity", "quality", "job", "progress", "message", "error", "created_at",
+        ]  # fmt: skip
+
+
+class QuantizationQualitySerializer(Strict):
+    eval_run = Whole(min_value=1, max_value=2**63 - 1, help_text="A run that asked the build and the unquantized model.")
 
 
 class DatasetsView(_Operators, generics.ListAPIView):
@@ -220,3 +258,58 @@ class DistillationResumeView(_Operators, APIView):
         """Go on; nothing that is answered is asked again."""
         distillation_resume(distillation_get(run), user=request.user)
         return Response(DistillationSerializer(distillation_get(run)).data, status=202)
+
+
+class QuantizationsView(_Operators, generics.ListAPIView):
+    queryset = QuantizationReport.objects.select_related("job", "artifact", "adapter", "variant").order_by("-id")
+    serializer_class = QuantizationSerializer
+
+    @extend_schema(operation_id="training_quantizations")
+    def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Quantizations, newest first."""
+        return super().get(request, *args, **kwargs)
+
+    @extend_schema(
+        operation_id="training_quantization_start", request=QuantizationStartSerializer, responses={202: QuantizationSerializer}
+    )
+    def post(self, request: Request) -> Response:
+        """Make a build on the queue; it becomes a candidate once it is near enough to the unquantized model."""
+        fields = validated(QuantizationStartSerializer, request.data)
+        report = quantization_start(QuantizationRequest(user=request.user, **fields))
+        return Response(QuantizationSerializer(report).data, status=202)
+
+
+class QuantizationView(_Operators, APIView):
+    @extend_schema(operation_id="training_quantization", responses=QuantizationSerializer)
+    def get(self, request: Request, run: int) -> Response:
+        """One quantization: its build's figures beside the unquantized model's."""
+        return Response(QuantizationSerializer(quantization_get(run)).data)
+
+
+class QuantizationCancelView(_Operators, APIView):
+    @extend_schema(operation_id="training_quantization_cancel", request=None, responses=QuantizationSerializer)
+    def post(self, request: Request, run: int) -> Response:
+        """Stop it; what is built stays for a resume."""
+        quantization_cancel(quantization_get(run))
+        return Response(QuantizationSerializer(quantization_get(run)).data)
+
+
+class QuantizationResumeView(_Operators, APIView):
+    @extend_schema(operation_id="training_quantization_resume", request=None, responses={202: QuantizationSerializer})
+    def post(self, request: Request, run: int) -> Response:
+        """Go on with one that was cancelled, failed or killed."""
+        quantization_resume(quantization_get(run), user=request.user)
+        return Response(QuantizationSerializer(quantization_get(run)).data, status=202)
+
+
+class QuantizationQualityView(_Operators, APIView):
+    @extend_schema(
+        operation_id="training_quantization_quality",
+        request=QuantizationQualitySerializer,
+        responses=QuantizationSerializer,
+    )
+    def post(self, request: Request, run: int) -> Response:
+        """Note what an eval run found of the build against the unquantized model."""
+        number = validated(QuantizationQualitySerializer, request.data)["eval_run"]
+        report = quantization_quality_from(quantization_get(run), evalrun_get(number))
+        return Response(QuantizationSerializer(report).data)

@@ -109,6 +109,7 @@ UNFOLD = {
                 "How models get better",
                 _rows("Improvements", "autorenew", "loop.looprun"),
                 _rows("Trainings", "model_training", "training.trainingrun"),
+                _rows("Quantizations", "compress", "training.quantizationreport"),
                 _rows("Datasets", "dataset", "training.sftdataset"),
                 _rows("Distillations", "school", "training.distillationrun"),
                 _rows("Teacher budgets", "payments", "training.teacherbudget"),

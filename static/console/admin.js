@@ -14,6 +14,8 @@
     markers: series.markers,
     datasets: series.datasets.map((set) => ({
       ...set,
+      ...(set.front && { type: "line", pointRadius: 0, borderWidth: 1.5, borderDash: [5, 4] }),
+      ...(set.chosen && { borderWidth: set.chosen.map((chosen) => (chosen ? 3 : 0)) }),
       backgroundColor: resolved(set.backgroundColor),
       borderColor: resolved(set.borderColor),
     })),
@@ -110,7 +112,26 @@
     },
   });
 
-  const types = { bars: "bar", shares: "bar", band: "line", scatter: "scatter" };
+  // Builds of models: memory, speed, and quality as the size of a point; the front is a line.
+  options.builds = () => ({
+    ...common,
+    interaction: { mode: "nearest", intersect: true },
+    clip: false,
+    datasets: { scatter: { pointRadius: ({ raw }) => 4 + 10 * (raw?.quality || 0) } },
+    scales: {
+      x: axis({ type: "linear", beginAtZero: true, title: { display: true, text: "memory of weights, MB", color: resolved("var(--ar-axis)") } }),
+      y: axis({ beginAtZero: true, title: { display: true, text: "tokens/s, one answer", color: resolved("var(--ar-axis)") } }),
+    },
+    plugins: {
+      legend: legend(),
+      tooltip: {
+        filter: ({ dataset }) => !dataset.front,
+        callbacks: { label: ({ raw }) => [raw.name, `${raw.x} MB, ${raw.y} tokens/s, quality ${raw.quality}`] },
+      },
+    },
+  });
+
+  const types = { bars: "bar", shares: "bar", band: "line", scatter: "scatter", builds: "scatter" };
   const charts = [];
 
   function draw() {

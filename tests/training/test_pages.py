@@ -9,8 +9,9 @@ from agents.models import ModelArtifact
 from agents.selectors import live_variant
 from agents.services import agents_register_defaults
 from tests.training.chats import logged
-from training.admin import curve_lines
-from training.models import DistillationRun, SFTDataset, SFTExample, TeacherBudget, TrainingRun
+from training.admin.rows import curve_lines
+from training.models import DistillationRun, QuantizationReport, SFTDataset, SFTExample, TeacherBudget, TrainingRun
+from training.selectors import builds, pareto
 from training.services import budget_get
 
 pytestmark = pytest.mark.django_db
@@ -128,3 +129,55 @@ def test_training_is_for_operators(client, run):
     for url in ("/api/training/runs", "/api/training/distillations", "/api/training/datasets"):
         assert client.get(url).status_code == 403
     assert client.get("/api/training/runs/1").status_code == 403
+
+
+@pytest.fixture
+def quantization(staff):
+    """A build beside one that it beats, and one that is larger and better."""
+    made = []
+    for name, mode, size, speed, overlap in (("small", "cpu8", 130, 40.0, 0.8), ("worse", "nf4", 220, 17.0, 0.7),
+                                             ("good", "bf16", 270, 22.0, 0.99)):  # fmt: skip
+        artifact = ModelArtifact.objects.create(name=name, kind="quantized", base_model="smollm2", path=name, sha256="0")
+        figures = {"weights_bytes": size * 10**6, "decode_tokens_per_second": speed, "decode_8_tokens_per_second": 90.0,
+                   "threads": 1, "latency_ms": {"p50": 900.0, "p95": 1000.0}}  # fmt: skip
+        made.append(
+            QuantizationReport.objects.create(
+                base_model="smollm2", mode=mode, artifact=artifact, figures=figures,
+                unquantized=figures | {"weights_bytes": 538 * 10**6},
+                fidelity={"answers": 20, "answers_equal": 9, "answers_overlap": overlap, "agreement": 0.8, "perplexity": 60.0,
+                          "perplexity_rise": 0.04},
+            )
+        )  # fmt: skip
+    return made[0]
+
+
+def test_the_pareto_front_leaves_out_what_another_build_beats(quantization):
+    assert {report.mode for report in pareto(builds())} == {"cpu8", "bf16"}
+
+
+def test_the_pages_of_quantizations_show_the_scatter_the_figures_and_the_choice(staff, quantization):
+    listing = reverse("admin:training_quantizationreport_changelist")
+    assert 'data-chart="builds"' in staff.get(listing).content.decode()
+    page = reverse("admin:training_quantizationreport_change", args=[quantization.pk])
+    shown = staff.get(page).content.decode()
+    assert "Memory of weights, MB" in shown and "0.24" in shown and "9 of 20 answers are the same" in shown
+    choose = reverse("admin:training_quantizationreport_choose", args=[quantization.pk])
+    assert "This field is required" in staff.post(choose, {"reason": ""}).content.decode()
+    staff.post(choose, {"reason": "small <b>enough</b>"})
+    assert "small &lt;b&gt;enough&lt;/b&gt;" in staff.get(page).content.decode()
+    assert "was chosen by root" in staff.get(listing).content.decode()
+
+
+def test_the_button_and_the_api_start_a_quantization(staff):
+    start = f"{reverse('admin:training_quantizationreport_changelist')}start/"
+    assert staff.get(start).status_code == 200
+    staff.post(start, {"mode": "nf4", "model": "", "adapter": "", "agent": "quantized_rag"})
+    report = QuantizationReport.objects.get()
+    assert (report.mode, report.job.kind, report.created_by.username) == ("nf4", "training.quantization", "root")
+    answer = staff.post("/api/training/quantizations", {"mode": "q9"}, content_type="application/json")
+    assert answer.status_code == 400
+    answer = staff.post("/api/training/quantizations", {"register": False}, content_type="application/json")
+    assert answer.status_code == 202 and answer.json()["mode"] == "cpu8" and answer.json()["agent"] == ""
+    assert staff.get("/api/training/quantizations").json()["count"] == 2
+    number = answer.json()["run"]
+    assert staff.post(f"/api/training/quantizations/{number}/cancel").json()["state"] == "cancelled"

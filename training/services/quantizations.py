@@ -23,12 +23,14 @@ from agents.services import agent_register, agent_revise
 from training.builtin import builtin_candidates
 from training.errors import QuantizationFailed, UnknownRun
 from training.measuring import Fidelity, Figures, Questions, compare, measure
-from training.models import QuantizationChoice, QuantizationReport
+from training.models import QuantizationChoice, QuantizationReport, SFTExample, TrainingRun
 from training.quantization import MODES, PRECISIONS, quantize
+from training.services.datasets import chats
 from training.tasks import QUANTIZE
 
 AGENT = "quantized_rag"
 INHERIT = 0.5  # share of the evidence of the agent that a first candidate takes after: the same answers, nearly
+EXAMPLES = 24  # of training, to calibrate by
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "onnxruntime", "safetensors")
 
 
@@ -61,7 +63,7 @@ def quantization_get(number: int) -> QuantizationReport:
 
 def quantization_create(request: QuantizationRequest) -> QuantizationReport:
     """The report's row, not started. Raises InvalidInput naming what is wrong."""
-    adapter = _adapter(request.adapter)
+    adapter = adapter_named(request.adapter)
     if request.mode not in MODES:
         raise InvalidInput(f"There is no mode {request.mode!r}; there are {', '.join(MODES)}.", field="mode")
     if request.precision not in PRECISIONS:
@@ -126,8 +128,11 @@ def quantization_execute(number: int, context: JobContext) -> dict[str, Any]:
     build = work / "build"
     try:
         context.progress(0.05, "merging and quantizing")
-        merged = quantize(base, adapter, report.mode, build, work=work, precision=report.precision, name=report.base_model)
-        questions = Questions(chats=tuple(tuple(one.prompt(1)) for one in builtin_candidates()), text=_text())
+        merged = quantize(
+            base, adapter, report.mode, build, work=work, precision=report.precision, name=report.base_model,
+            chats=examples(report.adapter),
+        )  # fmt: skip
+        questions = Questions(chats=tuple(tuple(one.prompt(1)) for one in builtin_candidates()), text=handbook())
         unquantized = _measured(context, "unquantized", merged, questions, plain=True, at=0.3)
         figures = _measured(context, "build", build, questions, at=0.65)
         fidelity = compare(unquantized, figures)
@@ -175,7 +180,8 @@ def quantization_summary(report: QuantizationReport) -> dict[str, Any]:
     }
 
 
-def _adapter(given: str | int | ModelArtifact | None) -> ModelArtifact | None:
+def adapter_named(given: str | int | ModelArtifact | None) -> ModelArtifact | None:
+    """An adapter by its name, number or row. Raises InvalidInput, which names the newest."""
     if given is None or given == "" or isinstance(given, ModelArtifact):
         found = given or None
     else:
@@ -199,7 +205,16 @@ def _enqueue(report: QuantizationReport, user: Any) -> Job:
     return report.job
 
 
-def _text() -> str:
+def examples(adapter: ModelArtifact | None) -> list[list[dict[str, str]]]:
+    """Chats with answers to calibrate by: those that the adapter learnt from, as many as are needed, and the built-in ones."""
+    run = TrainingRun.objects.filter(artifact=adapter).first() if adapter else None
+    learnt = chats(run.dataset, SFTExample.Split.TRAIN)[:EXAMPLES] if run else []
+    builtin = [[*one.prompt(1), {"role": "assistant", "content": one.corrections[0]}] for one in builtin_candidates()]
+    return [*learnt, *builtin]
+
+
+def handbook() -> str:
+    """What perplexity is measured on."""
     pages = sorted((Path(settings.BASE_DIR) / "docs").glob("*.md"))
     return "\n\n".join(page.read_text() for page in pages)
 

@@ -41,7 +41,7 @@ STATE_LABELS = {"queued": "warning", "running": "info", "succeeded": "success", 
 LIVE = [str(state) for state in Job.LIVE]
 
 
-def _link(row: Any, text: str = "") -> str:
+def link(row: Any, text: str = "") -> str:
     """A link to a row's page, or a dash."""
     if row is None:
         return "–"
@@ -115,7 +115,7 @@ class SFTDatasetAdmin(_Starting):
 
     @display(description="Trainings")
     def trainings(self, dataset: SFTDataset) -> str:
-        return format_html_join(" ", "{}", ((_link(run),) for run in dataset.trainings.all())) or "none"
+        return format_html_join(" ", "{}", ((link(run),) for run in dataset.trainings.all())) or "none"
 
 
 @admin.register(SFTExample)
@@ -134,7 +134,7 @@ class SFTExampleAdmin(ReadOnlyAdmin):
 
     @display(description="Interaction")
     def interaction_link(self, example: SFTExample) -> str:
-        return _link(example.interaction, "look")
+        return link(example.interaction, "look")
 
     @admin.action(description="Drop the selected examples (makes another dataset)", permissions=["drop"])
     def drop(self, request: HttpRequest, queryset: QuerySet[SFTExample]) -> HttpResponse | None:
@@ -197,11 +197,11 @@ class TrainingRunAdmin(_Starting):
 
     @display(description="Dataset")
     def dataset_link(self, run: TrainingRun) -> str:
-        return _link(run.dataset)
+        return link(run.dataset)
 
     @display(description="Artifact")
     def artifact_link(self, run: TrainingRun) -> str:
-        return _link(run.artifact)
+        return link(run.artifact)
 
     @display(description="State", label=STATE_LABELS)
     def state(self, run: TrainingRun) -> str:
@@ -372,9 +372,9 @@ class ModelArtifactAdmin(ReadOnlyAdmin):
 
     @display(description="Training")
     def training_link(self, artifact: ModelArtifact) -> str:
-        return _link(TrainingRun.objects.filter(artifact=artifact).first())
+        return link(TrainingRun.objects.filter(artifact=artifact).first())
 
     @display(description="Agents")
     def agents(self, artifact: ModelArtifact) -> str:
         rows = list(AgentVariant.objects.filter(artifact=artifact))
-        return format_html_join(" ", "{}", ((_link(row),) for row in rows)) or "none"
+        return format_html_join(" ", "{}", ((link(row),) for row in rows)) or "none"

@@ -1,0 +1,7 @@
+"""How models get better, in the admin: datasets, trainings, distillations, quantizations, artifacts."""
+
+from __future__ import annotations
+
+from training.admin import quantizations, rows
+
+__all__ = ["quantizations", "rows"]
