@@ -17,7 +17,6 @@ from adaptrag.loop.plan import (
     Options,
     collect_words,
     corrections_words,
-    incumbent_of,
     plan_make,
     quantization_absent,
     references_needed,
@@ -254,10 +253,9 @@ def _candidate_keep(work: Work, artifact: ModelArtifact) -> None:
 
 def _evalrun(work: Work, prepared: dict[str, Any]) -> EvalRun:
     run = work.run
-    incumbent = run.incumbent or incumbent_of("")
     request = RunRequest(
         eval_set=EvalSet.objects.get(pk=prepared["eval_set"]),
-        agents=(incumbent, run.candidate),
+        agents=(run.incumbent, run.candidate),
         collection=prepared["collection"],
         top_k=work.options.top_k,
         judge=prepared["judge"],
