@@ -38,6 +38,14 @@ def live_variants() -> list[AgentVariant]:
     return [variant for variant in newest.values() if variant.enabled]
 
 
+def answering_variants() -> list[AgentVariant]:
+    """Of every agent the revision that its name answers with, ordered by name: the active one, else its canary. One query."""
+    found: dict[str, AgentVariant] = {}
+    for variant in live_variants():
+        found.setdefault(variant.name, variant)
+    return list(found.values())
+
+
 def variants_ready(variants: list[AgentVariant], collection: Collection) -> list[AgentVariant]:
     """Those whose strategy finds in the collection what it searches besides passages; all of them if that is none.
 
@@ -64,7 +72,7 @@ def live_variant(name: str) -> AgentVariant:
     else:
         variant = rows.filter(state__in=LIVE_STATES).order_by("state", "-revision").first()  # "active" sorts before "canary"
     if variant is None or not variant.enabled:
-        known = ", ".join(variant.name for variant in live_variants()) or "none yet: register one in the admin"
+        known = ", ".join(variant.name for variant in answering_variants()) or "none yet: register one in the admin"
         state = "is switched off, retired or a candidate" if rows.exists() else "does not exist"
         raise UnknownAgent(f"The agent {name!r} {state}. Agents that answer: {known}.", agent=name)
     return variant

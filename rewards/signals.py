@@ -14,13 +14,17 @@ from rewards.services.promotions import PROGRAM, incumbent_of
 
 
 @receiver(pre_save, sender=AgentVariant)
-def state_remembered(sender: type[AgentVariant], instance: AgentVariant, **_: Any) -> None:
+def state_remembered(sender: type[AgentVariant], instance: AgentVariant, raw: bool, **_: Any) -> None:
+    if raw:
+        return  # rows of another database, whose decisions and canaries come along
     stored = AgentVariant.objects.filter(pk=instance.pk).values_list("state", flat=True).first() if instance.pk else None
     instance.state_before = stored
 
 
 @receiver(post_save, sender=AgentVariant)
-def state_followed(sender: type[AgentVariant], instance: AgentVariant, **_: Any) -> None:
+def state_followed(sender: type[AgentVariant], instance: AgentVariant, raw: bool, **_: Any) -> None:
+    if raw:
+        return
     before, now = instance.__dict__.pop("state_before", None), instance.state
     decided = instance.__dict__.pop("move_decided", False)
     if before == now:

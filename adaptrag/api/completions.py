@@ -23,7 +23,7 @@ from adaptrag.api.metrics import count_failure, count_query
 from adaptrag.api.queries import FallbackSerializer, RoutingSerializer, SourceSerializer
 from adaptrag.api.streaming import streamed
 from agents.models import AgentVariant
-from agents.selectors import collection_for, live_variant, live_variants
+from agents.selectors import answering_variants, collection_for, live_variant
 
 OWNER = "adaptrag"
 
@@ -149,7 +149,7 @@ class ModelsView(APIView):
     @extend_schema(operation_id="models", responses=ModelListSerializer)
     def get(self, request: Request) -> Response:
         """`auto`, and every agent that takes questions."""
-        agents = [_model(variant) for variant in live_variants()]
+        agents = [_model(variant) for variant in answering_variants()]
         return Response({"object": "list", "data": [_auto(), *agents]})
 
 

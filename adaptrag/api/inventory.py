@@ -50,9 +50,9 @@ class CollectionListSerializer(serializers.Serializer):
 class AgentsView(APIView):
     @extend_schema(operation_id="agents", responses=AgentListSerializer)
     def get(self, request: Request) -> Response:
-        """The newest live revision of every agent; one that is not `enabled` takes no questions."""
+        """The revision of every agent that its name answers with; one that is not `enabled` takes no questions."""
         newest: dict[str, Any] = {}
-        for variant in AgentVariant.objects.filter(state__in=LIVE_STATES).order_by("name", "-revision"):
+        for variant in AgentVariant.objects.filter(state__in=LIVE_STATES).order_by("name", "state", "-revision"):
             newest.setdefault(variant.name, variant)
         return Response({"agents": AgentSerializer(newest.values(), many=True).data})
 

@@ -22,7 +22,7 @@ from adaptrag.console import conversations, wording
 from adaptrag.console.dashboard import live_jobs
 from adaptrag.orchestrator import QueryRequest, query
 from agents.models import Chunk, Collection, Document, DocumentImage
-from agents.selectors import image_path, live_variants
+from agents.selectors import answering_variants, image_path
 from agents.strategies import STRATEGIES
 from rewards.models import Interaction, Reward
 from rewards.services import feedback_record
@@ -95,7 +95,7 @@ def _chat_page(request: HttpRequest, conversation: UUID, error: AdaptRAGError | 
         # A failed question stands in the conversation already; one that was refused does not.
         "error": error if error is not None and "interaction_id" not in error.details else None,
         "question": request.POST.get("question", "") if error else "",
-        "agents": [(variant.name, STRATEGIES[variant.strategy].summary) for variant in live_variants()
+        "agents": [(variant.name, STRATEGIES[variant.strategy].summary) for variant in answering_variants()
                    if variant.strategy in STRATEGIES],
         "agent": chosen.get("agent", ""),
         "collections": collections,

@@ -9,7 +9,7 @@ from django.core.exceptions import ValidationError
 from django.db import models, transaction
 
 from adaptrag.common.errors import InvalidInput
-from agents.selectors import live_variants
+from agents.selectors import answering_variants, live_variants
 from rewards.bandit import traffic_bounds
 from rewards.models import AgentLimit, CategoryPin, PriorReward, Pull, RoutingPolicy
 from rewards.selectors import active_policy, taking_bounds
@@ -121,7 +121,7 @@ def category_pin(*, category: str, agent_name: str | None, user: Any = None) -> 
             pin._history_user = user
             pin.delete()
         return None
-    if agent_name not in (known := [variant.name for variant in live_variants()]):
+    if agent_name not in (known := [variant.name for variant in answering_variants()]):
         raise InvalidInput(f"No agent {agent_name!r} answers now; there are {', '.join(known) or 'none'}.", field="agent_name")
     if AgentLimit.objects.filter(agent_name=agent_name, paused=True).exists():
         raise InvalidInput(

@@ -10,9 +10,12 @@ from contextlib import closing
 import pytest
 from django.conf import settings as django_settings
 from django.contrib.auth import get_user_model
+from django.core import serializers
 from django.db import connection
 from django.db.models import ProtectedError
 from django.test.utils import CaptureQueriesContext
+from django.utils.module_loading import import_string
+from django_q.models import Schedule
 from scipy.stats import binom
 
 from adaptrag import orchestrator
@@ -20,9 +23,10 @@ from adaptrag.common.errors import Conflict, InvalidInput
 from adaptrag.orchestrator import QueryRequest, query
 from agents.errors import UnknownAgent
 from agents.models import AgentVariant, ModelArtifact
-from agents.selectors import live_variant, live_variants
+from agents.selectors import answering_variants, live_variant, live_variants
 from agents.services import agent_revise, agent_set_state, collection_get_or_create, document_add
 from evals.metrics import token_f1
+from rewards.checks import check_promotion
 from rewards.models import Canary, Interaction, PromotionDecision
 from rewards.promotion import Evidence
 from rewards.router import BanditRouter, drawn_again
@@ -133,6 +137,7 @@ class TestTraffic:
         # What the cap cuts off is its incumbent's, though another agent is better than that one.
         assert found == pytest.approx({"alpha@2": 0.1, "alpha@1": 0.88, "beta@1": 0.02}, abs=0.05)
         assert live_variant("alpha").revision == 1 and live_variant("alpha@2").revision == 2
+        assert [str(one) for one in answering_variants()] == ["alpha r1", "beta r1"]
 
     def test_a_canary_keeps_its_least_share_however_bad_it_is(self, tuned, alpha):
         for _ in range(30):
@@ -292,6 +297,21 @@ class TestHistory:
             with pytest.raises(TypeError):
                 change()
 
+    def test_a_decision_outlives_the_account_of_who_made_it(self, tuned, alpha, olga):
+        variant_promote(tuned, reason="try", override=True, user=olga)
+        olga.delete()
+        decision = PromotionDecision.objects.get()
+        assert (decision.user, decision.decided_by) == (None, "olga")
+
+    def test_rows_loaded_from_another_site_make_no_decisions(self, tuned, alpha):
+        variant_promote(tuned, reason="try", override=True)
+        text = serializers.serialize("json", AgentVariant.objects.all())
+        agent_set_state(fresh(tuned), "active")
+        before = PromotionDecision.objects.count()
+        for loaded in serializers.deserialize("json", text):
+            loaded.save()
+        assert state(tuned) == "canary" and PromotionDecision.objects.count() == before
+
     def test_a_state_set_directly_is_a_decision_too_and_takes_the_canary_along(self, tuned, alpha, olga):
         agent_set_state(tuned, "canary", user=olga)
         assert Canary.objects.get().incumbent == alpha
@@ -309,6 +329,34 @@ class TestHistory:
     def test_changing_a_canary_makes_a_candidate(self, tuned, alpha):
         variant_promote(tuned, reason="try", override=True)
         assert agent_revise(fresh(tuned), note="other words").state == "candidate"
+
+
+def test_the_schedule_looks_after_canaries(tuned, alpha):
+    row = Schedule.objects.get(name="promotions: watch")
+    assert (row.func, row.minutes) == ("rewards.tasks.promotions_watch", 1)
+    for _ in range(20):
+        rated(alpha, 0.9)
+    variant_promote(tuned, reason="try", override=True)
+    for _ in range(10):
+        rated(tuned, 0.0)  # as a process that loaded it as a candidate rates it
+    assert state(tuned) in ("canary", "retired")
+    import_string(row.func)()
+    assert state(tuned) == "retired"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("GUARD_AT", 1.2, "probability"),
+        ("CANARY_MAX_SHARE", 0.01, "between canary_share"),
+        ("GATE_REFERENCES", 0, "at least 2"),
+    ],
+)
+def test_checks_name_thresholds_that_make_no_sense(settings, name, value, words):
+    assert check_promotion() == []
+    setattr(settings, f"ADAPTRAG_{name}", value)
+    (found,) = check_promotion()
+    assert found.id == "rewards.E003" and words in found.msg and f"ADAPTRAG_{name}" in found.msg and found.hint
 
 
 def test_a_random_life_keeps_canaries_and_states_in_step():

@@ -12,7 +12,7 @@ from adaptrag.common.commands import FAILED
 from adaptrag.common.errors import InvalidInput
 from adaptrag.simulation import Journal, Simulation, part_of, play, play_alone
 from agents.commands import AskingCommand
-from agents.selectors import live_variants
+from agents.selectors import answering_variants
 from agents.services import beir_collection
 from evals.sets import read_beir
 
@@ -62,7 +62,7 @@ class Command(AskingCommand):
             self.exit_code = FAILED
             self.stderr.write(f"\nInterrupted after {len(outcome.rounds)} rounds; the same command with --resume goes on.")
         elif options["alone"]:
-            agents = simulation.agents or [variant.name for variant in live_variants()]
+            agents = simulation.agents or [variant.name for variant in answering_variants()]
             alone = play_alone(simulation, items, agents, outcome.rounds, progress=self.progress)
         outcome = type(outcome)(rounds=outcome.rounds, interrupted=outcome.interrupted, alone=alone)
         return outcome.as_dict(window) | {"collection": collection, "part": options["part"], "journal": str(path)}

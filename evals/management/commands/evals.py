@@ -10,7 +10,7 @@ from django.core.management.base import CommandParser
 from adaptrag.common.commands import DONE, FAILED, GATE_NOT_MET
 from adaptrag.common.errors import InvalidInput
 from agents.commands import AskingCommand
-from agents.selectors import live_variants
+from agents.selectors import answering_variants
 from agents.services import beir_collection
 from evals.models import EvalRun, EvalSet
 from evals.services import (
@@ -87,7 +87,7 @@ class Command(AskingCommand):
         eval_set, collection = self._dataset(options["dataset"], options["collection"])
         agents = tuple(name.strip() for name in options["agents"].split(",") if name.strip())
         if not agents:
-            agents = tuple(variant.name for variant in live_variants())
+            agents = tuple(variant.name for variant in answering_variants())
         backend, _, model = options["judge_model"].partition(":")
         return RunRequest(
             eval_set=eval_set,
