@@ -173,7 +173,7 @@ def test_a_link_asks_first_and_a_forged_form_is_refused(superuser, site, name):
 def test_a_confirmed_action_happens_and_is_logged(operator_client, site, name):
     address = reverse(name, args=[ACTIONS[name]()] if ACTIONS[name] else [])
     before = state()
-    assert operator_client.post(address, {"confirmed": "yes"}).status_code == 302
+    assert operator_client.post(address, {"confirmed": "yes", "reason": "a rehearsal"}).status_code == 302
     assert state() != before
     from django.contrib.admin.models import LogEntry
 
