@@ -1,16 +1,20 @@
-"""What the deletion of a document or a collection takes along, whichever way it comes: a service, the admin, a cascade."""
+"""What goes when a document, a collection or an artifact is deleted, whichever way: a service, the admin, a cascade."""
 
 from __future__ import annotations
 
 import functools
+import shutil
+from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import Model, QuerySet
 from django.db.models.signals import post_delete
 from django.dispatch import receiver
 
-from agents.models import Collection, Document, DocumentImage, Tombstone
+from agents.llm.builds import ARTIFACTS
+from agents.models import Collection, Document, DocumentImage, ModelArtifact, Tombstone
 from agents.services.collections import remove_collection_files
 from agents.services.storing import content_changed, remove_files
 
@@ -36,6 +40,13 @@ def image_deleted(sender: type[DocumentImage], instance: DocumentImage, **_: Any
 @receiver(post_delete, sender=Collection)
 def collection_deleted(sender: type[Collection], instance: Collection, **_: Any) -> None:
     transaction.on_commit(functools.partial(remove_collection_files, instance.pk), robust=True)
+
+
+@receiver(post_delete, sender=ModelArtifact)
+def artifact_deleted(sender: type[ModelArtifact], instance: ModelArtifact, **_: Any) -> None:
+    """Its files go with it; while an agent or a run refers to it, the row can't be deleted at all."""
+    if instance.folder.parent == Path(settings.DATA_DIR) / ARTIFACTS:
+        transaction.on_commit(functools.partial(shutil.rmtree, instance.folder, ignore_errors=True), robust=True)
 
 
 def _model(origin: Model | QuerySet) -> type[Model]:

@@ -13,7 +13,6 @@ import math
 import os
 import queue
 import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from training.errors import QuantizationFailed
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS, ROWS = 24, 8  # tokens written in a timed answer, and how many answers at once
+REPEATS = 2
 SKIPPED = 20  # tokens of a passage before perplexity counts
 
 
@@ -50,7 +50,7 @@ class Figures:
     """Times in seconds or milliseconds as named, sizes in bytes. weights_bytes: memory that the loaded model takes,
     packed buffers counted.
 
-    Speeds are medians of three runs of a prompt and 24 tokens written behind it, alone and eight at once. Latencies
+    Speeds are means of two runs of a prompt and 24 tokens written behind it, alone and eight at once. Latencies
     are of the chats. answers and likeliest (the likeliest next token at each place of the text) are for comparing.
     """
 
@@ -252,7 +252,7 @@ def run(spec: dict[str, Any]) -> Figures:
         bytes_on_disk=sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
         load_seconds=round(load_seconds, 3),
         weights_bytes=weights,
-        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_memory_bytes=_peak(),
         threads=spec["threads"],
         first_token_ms=_quantiles([first for _, first, _ in answered]),
         latency_ms=_quantiles([whole for _, _, whole in answered]),
@@ -277,7 +277,7 @@ def _speeds(model: Any, prompt: int) -> dict[str, float]:
 
     found: dict[str, list[float]] = {}
     ids = torch.arange(prompt)[None] % 200 + 10
-    for _ in range(3):
+    for _ in range(REPEATS):
         for rows, name in ((1, ""), (ROWS, "_8")):
             model.start(rows)
             began = time.perf_counter()
@@ -287,7 +287,7 @@ def _speeds(model: Any, prompt: int) -> dict[str, float]:
                 model.write(torch.full((rows, 1), 7))
             found.setdefault(f"prefill{name}_tokens_per_second", []).append(rows * prompt / (read - began))
             found.setdefault(f"decode{name}_tokens_per_second", []).append(rows * STEPS / (time.perf_counter() - read))
-    return {name: round(statistics.median(values), 2) for name, values in found.items()}
+    return {name: round(statistics.fmean(values), 2) for name, values in found.items()}
 
 
 def _perplexity(model: Any, prompts: Any, spec: dict[str, Any]) -> tuple[float, list[int]]:
@@ -350,6 +350,12 @@ def _memory(folder: Path) -> int:
         elif line.startswith("Anonymous:") or (counted and line.startswith("Rss:")):
             total += int(line.split()[1]) * 1024
     return total
+
+
+def _peak() -> int:
+    """Of this program: getrusage's figure also has the memory of the process that started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"^VmHWM:\s+(\d+)", status, re.MULTILINE)[1]) * 1024
 
 
 def _quantiles(values: list[float]) -> dict[str, float]:

@@ -9,6 +9,7 @@ columns that are not rounded yet, going by what the model reads on example promp
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ _PACKED = {8: 9.6, 4: 5.65}
 _TABLE_BITS = 4.5
 _TOKENS = 512  # of an example that are read
 _DAMPING = 0.01
+_MARGIN = 1.1  # prompts to come may have larger keys and values
 
 
 def build(merged: Path, out: Path, prompts: Sequence[Sequence[int]]) -> None:
@@ -32,7 +34,7 @@ def build(merged: Path, out: Path, prompts: Sequence[Sequence[int]]) -> None:
 
     with torch.inference_mode():
         model = AutoModelForCausalLM.from_pretrained(merged, use_safetensors=True, dtype=torch.float32).eval()
-        seen = _moments(model, prompts)
+        seen, largest = _seen(model, prompts)
         tensors: dict[str, Tensor] = {}
         small: dict[str, tuple[float, Tensor, Tensor]] = {}
         for number, layer in enumerate(model.model.layers):
@@ -41,6 +43,7 @@ def build(merged: Path, out: Path, prompts: Sequence[Sequence[int]]) -> None:
                 layer.input_layernorm.weight,
                 layer.post_attention_layernorm.weight,
             )
+            tensors[f"{at}.keys"], tensors[f"{at}.values"] = _channels(largest, at)
             qkv = torch.cat([part.weight for part in (attention.q_proj, attention.k_proj, attention.v_proj)])
             whole = {"qkv": qkv, "out": attention.o_proj.weight, "down": mlp.down_proj.weight}
             whole |= {"gate": mlp.gate_proj.weight, "up": mlp.up_proj.weight}
@@ -140,8 +143,25 @@ def _block(columns: int) -> int:
     return next(size for size in (256, 128, 64) if columns % size == 0)
 
 
-def _moments(model: Any, prompts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-    """Mean of x x^T of what gate and up, and the output layer, read on the prompts."""
+def _channels(largest: dict[str, Tensor], at: str) -> tuple[Tensor, Tensor]:
+    """Scales of a layer's keys and values in 8 bits, one a channel; keys are rotated by pairs of channels, which share one."""
+    keys, values = largest[f"{at}.k_proj"], largest[f"{at}.v_proj"]
+    return tuple((_MARGIN * part / 127).clamp_min(1e-8) for part in (keys, values))
+
+
+def _seen(model: Any, prompts: Sequence[Sequence[int]]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """On the prompts, the mean of x x^T of what gate and up, and the output layer, read; and how large keys and values get."""
+    width = model.config.head_dim
+    largest: dict[str, Tensor] = {}
+
+    def measure(name: str, out: Tensor, turned: bool) -> None:
+        out = out.reshape(-1, out.shape[-1])
+        if turned:
+            pairs = out.view(len(out), -1, 2, width // 2)
+            out = pairs.square().sum(2, keepdim=True).sqrt().expand_as(pairs).reshape(out.shape)
+        most = out.abs().amax(0)
+        largest[name] = torch.maximum(largest[name], most) if name in largest else most
+
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
@@ -154,12 +174,20 @@ def _moments(model: Any, prompts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         layer.mlp.register_forward_pre_hook(lambda _, given, name=f"layers.{number}.mlp": note(name, given[0]))
         for number, layer in enumerate(model.model.layers)
     ]
+    for number, layer in enumerate(model.model.layers):
+        for name in ("k_proj", "v_proj"):
+            hook = partial(_told, measure, f"layers.{number}.{name}", name == "k_proj")
+            hooks.append(getattr(layer.self_attn, name).register_forward_hook(hook))
     hooks.append(model.get_output_embeddings().register_forward_pre_hook(lambda _, given: note("head", given[0])))
     for prompt in prompts:
         model(input_ids=torch.tensor([list(prompt)[-_TOKENS:]]))
     for hook in hooks:
         hook.remove()
-    return {name: total / counts[name] for name, total in sums.items()}
+    return {name: total / counts[name] for name, total in sums.items()}, largest
+
+
+def _told(measure: Any, name: str, turned: bool, _: Any, given: Any, out: Tensor) -> None:
+    measure(name, out, turned)
 
 
 def _to_shrink(model: Any, small: dict[str, tuple[float, Tensor, Tensor]]) -> list[str]:

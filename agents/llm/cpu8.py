@@ -110,18 +110,18 @@ class Cpu8Runner:
         binding.bind_cpu_input("longest", np.array(batch.length, np.int32))
         _bind(binding.bind_input, "x", x)
         _bind(binding.bind_output, "hidden", hidden)
-        stores = cache.stores(config.num_hidden_layers, config.num_key_value_heads, config.head_dim)
+        stores = cache.stores(config.num_hidden_layers, config.num_key_value_heads, config.head_dim, torch.int8)
         for layer, pair in enumerate(stores):
             for kind, store in zip("kv", pair, strict=True):
                 rows = store[batch.first : batch.first + size]
-                _bind(binding.bind_input, f"past_{kind}{layer}", rows)
-                _bind(binding.bind_output, f"{kind}{layer}", rows)
+                _bind(binding.bind_input, f"past_{kind}{layer}", rows, np.int8)
+                _bind(binding.bind_output, f"{kind}{layer}", rows, np.int8)
         self._session.run_with_iobinding(binding)
         return self._head.times(hidden[:, 0])[:, : config.vocab_size]
 
 
-def _bind(bind: Any, name: str, tensor: Tensor) -> None:
-    bind(name, "cpu", 0, np.float32, tuple(tensor.shape), tensor.data_ptr())
+def _bind(bind: Any, name: str, tensor: Tensor, dtype: Any = np.float32) -> None:
+    bind(name, "cpu", 0, dtype, tuple(tensor.shape), tensor.data_ptr())
 
 
 def _session(model: bytes, arrays: dict[str, np.ndarray], threads: int) -> Any:

@@ -58,11 +58,11 @@ class KVCache:
             self._layers = [(_resized(keys, rows, capacity), _resized(values, rows, capacity)) for keys, values in self._layers]
             self.rows, self.capacity = rows, capacity
 
-    def stores(self, layers: int, heads: int, width: int) -> list[tuple[Tensor, Tensor]]:
+    def stores(self, layers: int, heads: int, width: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
         """All layers' tensors, made where they are not there yet, for a model that writes into them itself."""
         while len(self._layers) < layers:
             shape = self.rows, heads, self.capacity, width
-            self._layers.append((torch.zeros(shape), torch.zeros(shape)))
+            self._layers.append((torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)))
         return self._layers
 
     def write(self, layer: int, batch: Batch, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

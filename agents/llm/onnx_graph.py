@@ -24,9 +24,9 @@ def matrices(layer: int) -> dict[str, str]:
 def graph(config: Any, weights: Mapping[str, np.ndarray]) -> bytes:
     """A model from embedded tokens x, shape (B, T, hidden), to the normalised last hidden states, shape (B, 1, hidden).
 
-    B or T is 1. Keys and values, shape (B, heads, capacity, width), are read and written in place, rotated. `weights` holds
-    NAME.q, uint8 of shape (out, blocks, bytes of a block), and NAME.s, float32 of shape (out, blocks), of each matrix, the
-    norms, and cos and sin.
+    B or T is 1. Keys and values, shape (B, heads, capacity, width), are int8, read and written in place, keys rotated.
+    `weights` holds NAME.q, uint8 of shape (out, blocks, bytes of a block), and NAME.s, float32 of shape (out, blocks), of each
+    matrix, the norms, each layer's scales of keys and values by channel, and cos and sin.
     """
     from onnx import TensorProto, helper
 
@@ -36,9 +36,9 @@ def graph(config: Any, weights: Mapping[str, np.ndarray]) -> bytes:
     shape = ["B", kv_heads, "capacity", width]
     inputs = [value("x", TensorProto.FLOAT, ["B", "T", config.hidden_size])]
     inputs += [value("last", TensorProto.INT32, ["B"]), value("longest", TensorProto.INT32, [])]
-    inputs += [value(f"past_{store}", TensorProto.FLOAT, shape) for store in stores]
+    inputs += [value(f"past_{store}", TensorProto.INT8, shape) for store in stores]
     outputs = [value("hidden", TensorProto.FLOAT, ["B", 1, config.hidden_size])]
-    outputs += [value(store, TensorProto.FLOAT, shape) for store in stores]
+    outputs += [value(store, TensorProto.INT8, shape) for store in stores]
     given = [_external(name, array) for name, array in weights.items()]
     given.append(helper.make_tensor("end", TensorProto.INT64, [1], [-1]))
     made = helper.make_graph(list(_nodes(config, heads, kv_heads, weights)), "llama", inputs, outputs, given)
@@ -73,9 +73,11 @@ def _nodes(config: Any, heads: int, kv_heads: int, weights: Mapping[str, np.ndar
         yield product(f"n{layer}", f"{at}.qkv", f"{at}.mixed")
         yield helper.make_node(
             "GroupQueryAttention",
-            [f"{at}.mixed", "", "", f"past_k{layer}", f"past_v{layer}", "last", "longest", "cos", "sin"],
+            [f"{at}.mixed", "", "", f"past_k{layer}", f"past_v{layer}", "last", "longest", "cos", "sin", *[""] * 3,
+             f"{at}.keys", f"{at}.values"],
             [f"{at}.seen", f"k{layer}", f"v{layer}"],
             domain=MICROSOFT, num_heads=heads, kv_num_heads=kv_heads, do_rotary=1, rotary_interleaved=0,
+            kv_cache_bit_width=8, k_quant_type="PER_CHANNEL", v_quant_type="PER_CHANNEL",
         )  # fmt: skip
         yield product(f"{at}.seen", f"{at}.out", f"{at}.told")
         yield norm(f"{at}.told", residual, f"{at}.within", f"{at}.m", f"{at}.r")

@@ -3,14 +3,18 @@
 import json
 
 import pytest
+from django.db.models import ProtectedError
 from django.test import override_settings
 
 from adaptrag.common.errors import InvalidInput
 from adaptrag.common.jobs import job_run
+from agents.errors import ChatModelUnavailable
 from agents.llm.engine import Engine
+from agents.llm.engines import Engines
 from agents.llm.runner import load_runner
 from agents.llm.weights import model_folder
 from agents.models import AgentVariant, ModelArtifact
+from agents.services import agent_register
 from agents.services.agents import agent_chat
 from tests.agents.tiny_chat import Answer, ask, make
 from tests.training.chats import chats
@@ -116,6 +120,9 @@ def test_a_build_becomes_an_artifact_and_a_candidate_that_answers(site, student,
     completion = agent_chat(report.variant).complete(ask("How are you?"), max_tokens=4)
     assert completion.model == report.artifact.name
     assert not (settings.DATA_DIR / "quantization" / str(report.pk)).exists()
+    engines = Engines()  # as the model process has them
+    assert engines.find(report.artifact.name)[0].describe()["form"] == "bf16"
+    engines.close()
     choice = quantization_choose(report, reason="half the memory")
     assert choice.report == report
     with pytest.raises(InvalidInput, match="why"):
@@ -146,9 +153,51 @@ def test_what_is_not_there_is_refused_with_what_is(site, values, message):
 
 
 def test_a_build_json_that_is_damaged_is_said(student, tmp_path):
-    from agents.errors import ChatModelUnavailable
-
     quantize(student, None, "fp32", tmp_path / "build", work=tmp_path)
     (tmp_path / "build" / "build.json").write_text(json.dumps({"mood": 1}))
     with pytest.raises(ChatModelUnavailable, match="unreadable"):
         load_runner(tmp_path / "build")
+
+
+def test_an_artifact_in_use_can_t_be_deleted_and_its_files_go_with_the_row(site, settings, django_capture_on_commit_callbacks):
+    folder = settings.DATA_DIR / "artifacts" / "build-1"
+    folder.mkdir(parents=True)
+    artifact = ModelArtifact.objects.create(
+        name="build-1", kind="quantized", base_model="smollm2", path="artifacts/build-1", sha256="0"
+    )
+    variant = agent_register(name="quick", strategy="naive_rag", artifact=artifact, state="candidate")
+    with pytest.raises(ProtectedError):
+        artifact.delete()
+    assert folder.is_dir()
+    variant.delete()
+    with django_capture_on_commit_callbacks(execute=True):
+        artifact.delete()
+    assert not folder.exists()
+
+
+def test_the_chat_model_of_an_agent_with_a_build_is_the_build_by_its_name(site):
+    artifact = ModelArtifact.objects.create(name="build-2", kind="quantized", base_model="smollm2", path="x", sha256="0")
+    for strategy in ("naive_rag", "quantized_rag"):
+        variant = agent_register(name=f"with_{strategy}", strategy=strategy, artifact=artifact, state="candidate")
+        assert agent_chat(variant).name == "build-2"
+    bare = agent_register(name="bare", strategy="quantized_rag", state="candidate")
+    with pytest.raises(ChatModelUnavailable, match="has no build"):
+        agent_chat(bare).complete(ask("Hello?"))
+
+
+def test_eight_answers_of_a_cpu8_build_are_those_that_it_gives_alone(student, tmp_path):
+    quantize(student, None, "cpu8", tmp_path / "build", work=tmp_path, chats=chats(4))
+    engine = Engine(tmp_path / "build", threads=1)
+    try:
+        texts = [f"Question {number}{'!' * 40 * number}" for number in range(8)]
+        alone = []
+        for text in texts:
+            one = Answer(engine, text, max_tokens=10)
+            one.wait()
+            alone.append(one.text)
+        together = [Answer(engine, text, max_tokens=10) for text in texts]
+        for one in together:
+            one.wait()
+        assert [one.text for one in together] == alone and len(set(alone)) > 1
+    finally:
+        engine.close()
