@@ -10,6 +10,7 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
+from adaptrag.builds import quantization_quality_from
 from adaptrag.common.errors import Conflict
 from adaptrag.common.jobs import JobContext
 from adaptrag.loop.models import LoopRun, LoopStage
@@ -23,7 +24,7 @@ from adaptrag.loop.plan import (
     teacher_absent,
 )
 from adaptrag.loop.references import references_keep
-from agents.models import ModelArtifact
+from agents.models import AgentVariant
 from evals.gate import gate_evidence
 from evals.models import EvalRun, EvalSet
 from evals.services import RunRequest, evalrun_create, evalrun_execute, evalrun_questions
@@ -53,7 +54,7 @@ VERDICTS = {
     PromotionDecision.Verdict.NEEDS_HUMAN: LoopRun.Verdict.NEEDS_HUMAN,
     PromotionDecision.Verdict.WAITS: LoopRun.Verdict.NEEDS_HUMAN,
 }
-AGENT = "lora_rag"  # whose next revision a tuned model becomes where it is not quantized
+AGENT = "lora_rag"  # whose next revision a tuned model becomes; a quantized one is compared with it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,14 +137,16 @@ def train(work: Work) -> Ended:
         dataset=work.number("distil", "dataset") or work.number("prepare", "dataset"),
         model=work.options.model,
         recipe=replace(Recipe(), steps=work.options.steps),
-        agent=AGENT if quantization_absent(work.options) else "",
+        agent=AGENT,
         user=work.run.created_by,
     )
     number = work.once("training", lambda: training_create(request))
     result = training_execute(number, work.context)
     artifact = TrainingRun.objects.get(pk=number).artifact
     work.keep(artifact=artifact.pk)
-    _candidate_keep(work, artifact)
+    variant = artifact.variants.order_by("pk").first()
+    work.keep(variant=variant.pk)
+    LoopRun.objects.filter(pk=work.run.pk).update(candidate=variant)
     held_out = "" if result["validation_loss"] is None else f", validation {result['validation_loss']:.3f}"
     return Ended(detail=f"{artifact}: {result['steps']} steps, loss {result['train_loss']:.3f}{held_out}.")
 
@@ -174,6 +177,8 @@ def evaluate(work: Work) -> Ended:
     if run.state != EvalRun.State.DONE:
         raise Conflict(f"{run} {run.get_state_display()}; its page says how far it came. Resume the improvement to go on.")
     _hold(run)
+    if (report := work.number("quantize", "quantization")) and prepared["kind"] != "judge" and prepared["references"] > 1:
+        quantization_quality_from(QuantizationReport.objects.get(pk=report), run)
     scores = (f"{one['agent']} {one['score']:.3f}" for one in run.summary["agents"] if one["score"] is not None)
     return Ended(detail=f"{', '.join(scores) or 'Nothing could be scored'}; {len(evalrun_questions(run))} questions.")
 
@@ -246,16 +251,12 @@ def _told(dataset: int) -> str:
     return f"dataset {dataset}: {counts['train']} examples to train on, {counts['validation']} to validate"
 
 
-def _candidate_keep(work: Work, artifact: ModelArtifact) -> None:
-    if (variant := artifact.variants.order_by("pk").first()) is not None:
-        LoopRun.objects.filter(pk=work.run.pk).update(candidate=variant)
-
-
 def _evalrun(work: Work, prepared: dict[str, Any]) -> EvalRun:
     run = work.run
+    beside = [work.number("train", "variant")] if work.number("quantize", "quantization") else []
     request = RunRequest(
         eval_set=EvalSet.objects.get(pk=prepared["eval_set"]),
-        agents=(run.incumbent, run.candidate),
+        agents=(run.incumbent, run.candidate, *AgentVariant.objects.filter(pk__in=beside)),
         collection=prepared["collection"],
         top_k=work.options.top_k,
         judge=prepared["judge"],

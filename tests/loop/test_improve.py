@@ -30,7 +30,7 @@ from evals.services import evalset_create
 from evals.sets import Item
 from rewards.models import PromotionDecision
 from tests.loop.conftest import asked, incumbent_registered, log
-from training.models import SFTExample, TrainingRun
+from training.models import QuantizationReport, SFTExample, TrainingRun
 from training.sft import normalised
 
 NAMES = ["prepare", "distil", "train", "quantize", "evaluate", "gate", "register"]
@@ -49,7 +49,9 @@ def quick(monkeypatch):
 def trained_at_once(number, context, **options):
     run = TrainingRun.objects.get(pk=number)
     if run.artifact is None:
-        run.artifact = ModelArtifact.objects.create(name=f"lora-{number}", kind="adapter", base_model="x", path="x", sha256="0")
+        run.artifact = ModelArtifact.objects.create(
+            name=f"lora-{number}", kind="adapter", base_model=run.base_model, path="x", sha256="0"
+        )
         run.result = {"seconds": 1.0, "steps": 1}
         run.save()
         old = AgentVariant.objects.filter(name="lora_rag").first()
@@ -84,6 +86,28 @@ def test_one_that_is_neither_better_nor_cheaper_is_rejected_and_takes_no_traffic
     run = improve_start(request(student))
     assert (run.verdict, run.candidate.state) == ("rejected", "candidate")
     assert run.incumbent == incumbent
+
+
+def test_a_quantized_build_is_the_candidate_and_its_report_gets_what_the_evaluation_found(
+    site, incumbent, student, quick, monkeypatch
+):
+    def built(number, context):
+        report = QuantizationReport.objects.get(pk=number)
+        report.artifact = ModelArtifact.objects.create(
+            name=f"build-{number}", kind="quantized", base_model="x", path="y", sha256="1", parent=report.adapter
+        )
+        report.variant = agent_register(
+            name="quantized_rag", strategy="naive_rag", chat_backend="scripted", chat_options={"answer": "1700"},
+            parameters={"retriever": "bm25"}, artifact=report.artifact, state="candidate",
+        )  # fmt: skip
+        report.save()
+
+    monkeypatch.setattr(stages, "quantization_execute", built)
+    log(incumbent)
+    run = improve_start(request(student, quantize="int8"))
+    assert (states(run)["quantize"], run.candidate.name, run.verdict) == ("done", "quantized_rag", "rejected")
+    assert {variant.name for variant in EvalRun.objects.get().variants.all()} == {"old", "lora_rag", "quantized_rag"}
+    assert QuantizationReport.objects.get().quality["token_f1"]["n"] == 10
 
 
 def test_too_few_corrections_need_a_person_and_say_what_to_collect(site, incumbent, student, quick):
