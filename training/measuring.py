@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adaptrag.common.processes import die_with_parent
 from training.errors import QuantizationFailed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -377,6 +378,7 @@ def _overlap(one: str, other: str) -> float:
 
 
 def main(given: Path, result: Path) -> None:
+    die_with_parent()
     result.write_text(json.dumps(asdict(run(json.loads(given.read_text())))))
 
 

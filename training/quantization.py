@@ -184,7 +184,7 @@ MODES: dict[str, Mode] = {
     for mode in (
         Mode(
             name="cpu8",
-            title="8 bits, tables 4 bits, for the CPU",
+            title="for the CPU, 8 bits and 4",
             make=_cpu8,
             fits=_fits_cpu8,
             models="Llama models whose sizes are multiples of 64",

@@ -65,7 +65,7 @@ class ChoiceForm(forms.Form):
 
 @admin.register(QuantizationReport)
 class QuantizationReportAdmin(ReadOnlyAdmin):
-    list_display = ("title", "mode", "of", "state", "memory", "speed", "eight", "quality", "chosen", "created_at")
+    list_display = ("title", "mode", "of", "state", "memory", "speed", "eight", "likeness", "chosen", "created_at")
     list_filter = ("mode",)
     list_select_related = ("job", "artifact", "adapter", "variant")
     list_before_template = "admin/training/quantizationreport/builds.html"
@@ -142,13 +142,15 @@ class QuantizationReportAdmin(ReadOnlyAdmin):
         return f"{report.figures['decode_8_tokens_per_second']:.0f}" if report.figures else "–"
 
     @display(description="Quality")
-    def quality(self, report: QuantizationReport) -> str:
-        return quality_words(report)[0] if quality_words(report) else "–"
+    def likeness(self, report: QuantizationReport) -> str:
+        if found := report.quality.get("token_f1"):
+            return f"F1 {found['value']:.2f} ({found['difference']:+.2f})"
+        return f"{report.fidelity['answers_overlap']:.2f} alike" if report.fidelity else "–"
 
-    @display(description="Chosen", boolean=True)
-    def chosen(self, report: QuantizationReport) -> bool:
+    @display(description="Chosen")
+    def chosen(self, report: QuantizationReport) -> str:
         newest = QuantizationChoice.objects.first()
-        return newest is not None and newest.report_id == report.pk
+        return "chosen" if newest is not None and newest.report_id == report.pk else ""
 
     @display(description="Adapter")
     def adapter_link(self, report: QuantizationReport) -> str:
