@@ -36,6 +36,7 @@ ASKED = {
     "How do I change the routing policy?": "open Routing policies",
     "How do I delete a document?": "Delete it in the admin",
     "Which environment variable sets the data folder?": "ADAPTRAG_DATA_DIR",
+    "How do I roll back an agent?": "press Roll back now",
     "What does error 409 mean?": "nothing_ingested",
 }
 SEARCH = """
@@ -63,4 +64,4 @@ def test_what_operators_ask_is_among_the_three_passages_of_the_prompt(handbook):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     missed = {question: words for question, words in ASKED.items() if not any(words in text for text in found[question])}
-    assert missed == {}
+    assert missed == {}, {question: found[question] for question in missed}
