@@ -15,7 +15,7 @@ from agents.strategies import STRATEGIES
 LIVE_STATES = (AgentVariant.State.CANARY, AgentVariant.State.ACTIVE)
 
 # What no answer needs stays in the database: each column costs 3 us a row, for every question.
-_UNREAD = ("note", "created_by", "created_at")
+_UNREAD = ("note", "created_by")
 _ARTIFACT_UNREAD = ("provenance", "parameters", "metrics", "versions", "created_by", "created_at")
 _live = Prepared(
     lambda: (
