@@ -253,6 +253,15 @@ def _tell(name: str) -> Any:
     return tell
 
 
+def _interrupt(seconds: float, over: threading.Event) -> None:
+    """Ctrl-C when the time is up, and again: a library in the middle of something may swallow one."""
+    if over.wait(seconds):
+        return
+    os.kill(os.getpid(), signal.SIGINT)
+    while not over.wait(5):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
 def main(path: Path) -> int:
     import django
 
@@ -262,10 +271,9 @@ def main(path: Path) -> int:
     from django.core.management import call_command
 
     call_command("migrate", interactive=False, verbosity=0)
+    over = threading.Event()
     if spec["minutes"]:
-        timer = threading.Timer(60 * spec["minutes"], lambda: os.kill(os.getpid(), signal.SIGINT))
-        timer.daemon = True
-        timer.start()
+        threading.Thread(target=_interrupt, args=(60 * spec["minutes"], over), daemon=True).start()
     folder, begun = Path(spec["folder"]), time.monotonic()
     spent_file = folder / "seconds"
     spent = float(spent_file.read_text()) if spent_file.is_file() else 0.0
@@ -274,6 +282,7 @@ def main(path: Path) -> int:
     except (InterruptedPlay, KeyboardInterrupt):
         return GOES_ON
     finally:
+        over.set()
         spent_file.write_text(f"{spent + time.monotonic() - begun:.1f}")
     found["rows"].append({"phase": "all", "minutes": round(float(spent_file.read_text()) / 60, 1)})
     (folder / "result.json").write_text(json.dumps(found))

@@ -118,7 +118,7 @@ def training_execute(number: int, context: JobContext) -> dict[str, Any]:
     if not recipe.threads:
         recipe = Recipe(**run.recipe | {"threads": settings.ADAPTRAG_TRAINING_THREADS})
     train, held_out = (chats(run.dataset, split) for split in (SFTExample.Split.TRAIN, SFTExample.Split.VALIDATION))
-    recorder = _Recorder(run, context, recipe.steps)
+    recorder = _Recorder(run, context, recipe)
     begin = train_lora if run.processes == 1 else launch(run.processes)
     outcome = begin(
         folder, train, held_out, run.folder, recipe,
@@ -133,26 +133,30 @@ def training_execute(number: int, context: JobContext) -> dict[str, Any]:
 
 
 class _Recorder:
-    """Writes the loss curve and progress as they come, at most twice a second."""
+    """Writes the loss curve and progress as they come: twice a second, and before each checkpoint, from which a killed run goes
+    on without asking for its points again."""
 
-    def __init__(self, run: TrainingRun, context: JobContext, steps: int) -> None:
-        self._run, self._context, self._steps = run, context, steps
-        done = (context.checkpoint or {}).get("step", 0)
-        self._curve = [point for point in run.curve if point["step"] <= done]
+    def __init__(self, run: TrainingRun, context: JobContext, recipe: Recipe) -> None:
+        self._run, self._context, self._recipe = run, context, recipe
+        self._curve: list[dict[str, Any]] | None = None
         self._written = 0.0
 
     def point(self, point: Point) -> None:
+        if self._curve is None:  # where a resumed training begins, its first point tells
+            self._curve = [known for known in self._run.curve if known["step"] < point.step]
         values = {name: value for name, value in asdict(point).items() if value is not None}
         self._curve.append({name: round(value, 5) for name, value in values.items()})
-        if time.monotonic() - self._written > 0.5:
+        if time.monotonic() - self._written > 0.5 or point.step % self._recipe.spacing() == 0:
             self.write()
         loss = f"loss {point.train_loss:.3f}" if point.train_loss is not None else f"validation {point.validation_loss:.3f}"
         left = f", {point.seconds_left:.0f} s left" if point.seconds_left else ""
-        words = f"step {point.step} of {self._steps}, {loss}, {point.tokens_per_second:.0f} tokens/s{left}"
-        self._context.progress(0.02 + 0.96 * point.step / self._steps, words)
+        words = f"step {point.step} of {self._recipe.steps}, {loss}, {point.tokens_per_second:.0f} tokens/s{left}"
+        self._context.progress(0.02 + 0.96 * point.step / self._recipe.steps, words)
 
     def write(self) -> None:
         self._written = time.monotonic()
+        if self._curve is None:
+            return
         self._run.curve = self._curve
         self._run.save(update_fields=["curve"])
 
