@@ -227,7 +227,7 @@ def test_a_taken_port_is_told(tmp_path, models):
 def test_a_stopped_process_leaves_no_state_file(tmp_path, models, number):
     with serve_model(Site(tmp_path), str(models["one"])) as served:
         served.process.send_signal(number)
-        assert served.process.wait(20) == 0
+        assert served.process.wait(90) == 0
         assert not served.state_file.exists()
 
 
