@@ -54,10 +54,11 @@ class Comparison:
         if self.p_adjusted < 0.05 and (self.low > 0 or self.high < 0):
             word = "better" if self.difference > 0 else "worse"
             return f"{self.agent} is {word} than {self.baseline} by {abs(self.difference):.2f}, {interval}."
-        return (
-            f"No difference shown between {self.agent} and {self.baseline}: {self.difference:+.2f}, {interval}; "
-            f"a difference under {self.detectable:.2f} would go unnoticed."
-        )
+        if self.low > 0 or self.high < 0:
+            why = f"the interval leaves out zero, the test disagrees ({self.test}, adjusted p = {self.p_adjusted:.2f})"
+        else:
+            why = f"a difference under {self.detectable:.2f} would go unnoticed"
+        return f"No difference shown between {self.agent} and {self.baseline}: {self.difference:+.2f}, {interval}; {why}."
 
 
 def mean_interval(scores: Sequence[float], *, confidence: float = 0.95, seed: int = 0) -> Estimate:

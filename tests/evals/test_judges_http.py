@@ -117,12 +117,17 @@ def scripted(name, text):
     )
 
 
-def run_of(server, questions, **values):
+def evalset_of_the_sea(questions):
+    """Questions that the agents "one" (who knows) and "two" (who does not) can answer."""
     document_add(collection=collection_get_or_create("default"), name="sea.md", data=b"# Sea\n\nThe keeper is Marta Olsen.")
     scripted("one", "Marta Olsen [1]."), scripted("two", "Nobody knows.")
     items = [Item(key=f"q{n}", question=f"Who keeps lighthouse {n}?", answers=("Marta",)) for n in range(questions)]
+    return evalset_create(name="sea", items=items, source="jsonl")
+
+
+def run_of(server, questions, **values):
     request = RunRequest(
-        eval_set=evalset_create(name="sea", items=items, source="jsonl"),
+        eval_set=evalset_of_the_sea(questions),
         agents=("one", "two"),
         judge="llm",
         judge_backend="openai_compatible",

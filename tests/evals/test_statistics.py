@@ -58,6 +58,12 @@ def test_noise_is_not_called_a_difference():
     assert comparison.sentence().startswith("No difference shown between b and a")
 
 
+def test_an_interval_without_zero_that_the_test_disputes_is_no_difference_and_says_why():
+    (comparison,) = compare({"a": [0.5] * 40, "b": [1.0] * 6 + [0.49] * 20 + [0.5] * 14}, "a")
+    assert comparison.low > 0
+    assert "the interval leaves out zero, the test disagrees (Wilcoxon, adjusted p = 0." in comparison.sentence()
+
+
 def test_right_or_wrong_scores_use_mcnemar():
     base = [1] * 30 + [0] * 20
     other = [1] * 28 + [0] * 2 + [1] * 12 + [0] * 8
