@@ -23,7 +23,8 @@ demo: setup ## a working site on http://127.0.0.1:8000 (PORT=9000 make demo: ano
 
 test: setup-dev test-tools ## install what the tests need and run them all
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not (slow or browser or postgres)"
-	$(BIN)/python -m pytest -q -m "slow or browser or postgres"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "(slow or postgres) and not browser"
+	$(BIN)/python -m pytest -q -m browser
 
 test-fast: setup-dev ## the tests that need no model, no browser and no PostgreSQL
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not (slow or browser or postgres)"

@@ -273,6 +273,7 @@ def main(path: Path) -> int:
     call_command("migrate", interactive=False, verbosity=0)
     over = threading.Event()
     if spec["minutes"]:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with Ctrl-C ignored
         threading.Thread(target=_interrupt, args=(60 * spec["minutes"], over), daemon=True).start()
     folder, begun = Path(spec["folder"]), time.monotonic()
     spent_file = folder / "seconds"

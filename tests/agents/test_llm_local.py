@@ -51,7 +51,10 @@ def serve_model(site: Site, model: str, *words: str):
     """The real command, until it says that it is ready."""
     command = [sys.executable, str(ROOT / "manage.py"), "serve_model", "--model", model, *words]
     environment = site.environment | {"ADAPTRAG_LOCAL_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )  # fmt: skip
     served = Served(site, process)
     try:
         lines = []
@@ -227,7 +230,7 @@ def test_a_taken_port_is_told(tmp_path, models):
 def test_a_stopped_process_leaves_no_state_file(tmp_path, models, number):
     with serve_model(Site(tmp_path), str(models["one"])) as served:
         served.process.send_signal(number)
-        assert served.process.wait(90) == 0
+        assert served.process.wait(60) == 0
         assert not served.state_file.exists()
 
 
