@@ -198,6 +198,52 @@ def test_the_next_training_makes_the_next_revision_and_another_name(log, student
     assert second.artifact.variants.get().predecessor == first.artifact.variants.get()
 
 
+def test_a_training_killed_before_its_candidate_is_there_is_not_done_and_makes_one_when_resumed(log, student, monkeypatch):
+    from training.services import trainings
+
+    class Killed(BaseException):
+        pass
+
+    def killed(**values):
+        raise Killed
+
+    dataset = _prepared(student)
+    with monkeypatch.context() as patched:
+        patched.setattr(trainings, "agent_register", killed)
+        run = training_start(TrainingRequest(dataset=dataset.pk, model=str(student), recipe=RECIPE))
+        with pytest.raises(Killed):
+            _worked(run.job_id)
+    assert not ModelArtifact.objects.exists()
+    Job.objects.filter(pk=run.job_id).update(state=Job.State.FAILED)  # what the worker that waits for the child writes
+    _worked(training_resume(training_get(run.pk)).pk)
+    assert training_get(run.pk).artifact.variants.get().state == "candidate"
+
+
+SERVED = {"chat_backend": "openai_compatible", "chat_options": {"base_url": "http://127.0.0.1:9/v1", "timeout": 9}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (SERVED, SERVED),
+        (SERVED | {"chat_model": "another"}, {"chat_backend": "local", "chat_options": {"timeout": 9}}),
+        (
+            {"chat_options": {"adapter": {"name": "old", "path": "/old"}, "max_tokens": 7}},
+            {"chat_backend": "local", "chat_options": {"max_tokens": 7}},
+        ),
+        ({"enabled": False}, {"chat_backend": "local", "chat_options": {}}),
+    ],
+    ids=["on a server", "on a server with another model", "with an adapter of its own", "switched off"],
+)
+def test_the_next_revision_runs_where_the_last_one_did_or_here_and_is_switched_on(log, student, before, after):
+    agent_register(**{"name": "lora_rag", "strategy": "lora_rag", "chat_model": str(student)} | before)
+    run = _trained(student, _prepared(student))
+    assert run.job.state == Job.State.SUCCEEDED, run.job.error
+    variant = run.artifact.variants.get()
+    found = {name: getattr(variant, name) for name in ("chat_backend", "chat_options", "chat_model", "enabled", "state")}
+    assert found == after | {"chat_model": str(student), "enabled": True, "state": "candidate"}
+
+
 def test_a_finished_training_is_not_resumed_and_a_second_delivery_does_nothing(log, student):
     run = _trained(student, _prepared(student))
     with pytest.raises(Conflict, match="is done"):

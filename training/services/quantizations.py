@@ -25,6 +25,7 @@ from training.errors import QuantizationFailed, UnknownRun
 from training.measuring import Fidelity, Figures, Questions, compare, measure
 from training.models import QuantizationChoice, QuantizationReport, SFTExample, TrainingRun
 from training.quantization import MODES, PRECISIONS, quantize
+from training.services.candidates import candidate_values
 from training.services.datasets import chats
 from training.tasks import QUANTIZE
 
@@ -284,10 +285,15 @@ def _candidate(report: QuantizationReport) -> AgentVariant | None:
     """A candidate that answers with the build: the agent's next revision, or its first, which takes after the adapter's."""
     if not report.agent:
         return None
-    note = f"Made by {report}: {report.mode} of {report.adapter or report.base_model}."
-    values: dict[str, Any] = {"chat_model": "", "chat_backend": "local", "artifact": report.artifact, "note": note}
-    values |= {"state": AgentVariant.State.CANDIDATE, "inherit": INHERIT, "user": report.created_by, "strategy": AGENT}
     newest = AgentVariant.objects.filter(name=report.agent).order_by("-revision").first()
+    values = candidate_values(newest) | {
+        "strategy": AGENT,
+        "artifact": report.artifact,
+        "state": AgentVariant.State.CANDIDATE,
+        "inherit": INHERIT,
+        "note": f"Made by {report}: {report.mode} of {report.adapter or report.base_model}.",
+        "user": report.created_by,
+    }
     if newest is not None:
         return agent_revise(newest, **values)
     same = (

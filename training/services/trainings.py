@@ -25,6 +25,7 @@ from training.errors import UnknownRun
 from training.launch import launch
 from training.lora import PRECISIONS, Outcome, Point, Recipe, train_lora
 from training.models import SFTExample, TrainingRun
+from training.services.candidates import candidate_values
 from training.services.datasets import chats, dataset_for
 from training.tasks import TRAIN
 
@@ -125,8 +126,7 @@ def training_execute(number: int, context: JobContext) -> dict[str, Any]:
         on_point=recorder.point, on_checkpoint=lambda step: context.save_checkpoint({"step": step}),
     )  # fmt: skip
     recorder.write()
-    artifact = _register(run, folder, outcome)
-    _candidate(run, artifact)
+    _register(run, folder, outcome)
     shutil.rmtree(run.folder, ignore_errors=True)  # checkpoints: an artifact is not trained on
     run.refresh_from_db()
     return _summary(run)
@@ -161,8 +161,9 @@ class _Recorder:
         self._run.save(update_fields=["curve"])
 
 
-def _register(run: TrainingRun, folder: Path, outcome: Outcome) -> ModelArtifact:
-    """Move the adapter to its place for good and note where it came from. A name holds the hash of the content."""
+def _register(run: TrainingRun, folder: Path, outcome: Outcome) -> None:
+    """Move the adapter to its place for good; artifact, candidate and the run's end are one transaction, so that a kill leaves
+    all or nothing. A name holds the hash of the content."""
     digest = _sha256([outcome.path / WEIGHTS])
     name = f"lora-{run.pk}-{digest[:12]}"
     target = Path(settings.DATA_DIR) / "artifacts" / name
@@ -191,22 +192,28 @@ def _register(run: TrainingRun, folder: Path, outcome: Outcome) -> ModelArtifact
         )
         run.artifact, run.result = artifact, figures
         run.save(update_fields=["artifact", "result"])
-    return artifact
+        _candidate(run, artifact)
 
 
-def _candidate(run: TrainingRun, artifact: ModelArtifact) -> AgentVariant | None:
+def _candidate(run: TrainingRun, artifact: ModelArtifact) -> None:
     """A candidate that answers with the artifact: the agent's next revision, or its first, which takes after hybrid_rag."""
-    if not run.agent or artifact.variants.exists():
-        return None
-    note = f"Made by training {run.pk} on {run.dataset}."
-    values: dict[str, Any] = {"chat_model": run.base_model, "chat_backend": "local", "artifact": artifact, "note": note}
-    values |= {"state": AgentVariant.State.CANDIDATE, "inherit": INHERIT, "user": run.created_by}
+    if not run.agent:
+        return
     newest = AgentVariant.objects.filter(name=run.agent).order_by("-revision").first()
+    values = candidate_values(newest, run.base_model) | {
+        "strategy": "lora_rag",
+        "artifact": artifact,
+        "state": AgentVariant.State.CANDIDATE,
+        "inherit": INHERIT,
+        "note": f"Made by training {run.pk} on {run.dataset}.",
+        "user": run.created_by,
+    }
     if newest is not None:
-        return agent_revise(newest, **values, strategy="lora_rag")
+        agent_revise(newest, **values)
+        return
     live = [AgentVariant.State.ACTIVE, AgentVariant.State.CANARY]
     model = AgentVariant.objects.filter(strategy="hybrid_rag", state__in=live).order_by("-revision").first()
-    return agent_register(name=run.agent, strategy="lora_rag", predecessor=model, **values)
+    agent_register(name=run.agent, predecessor=model, **values)
 
 
 def _summary(run: TrainingRun) -> dict[str, Any]:
