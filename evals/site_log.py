@@ -33,8 +33,10 @@ class NothingLogged(Conflict):
 @dataclass(frozen=True, kw_only=True)
 class SiteLog:
     """rounds: every interaction with feedback that counts, in the order of time, arms being agents and strata categories; a
-    policy learns from all of them. judged: bool, shape (n,), the decisions that were drawn with known propensities, by which a
-    policy is judged. left_out: why and how many others were not. priors: (pulls, totals), shape (categories, agents)."""
+    policy learns from all of them. An agent's propensity is the sum over its revisions among the candidates: while a canary
+    is tried, the agent is what the log had, both revisions in the shares that they got.
+    drawn: bool, shape (n,), the decisions that were drawn with known propensities, by which a policy is judged.
+    left_out: why and how many others were not. priors: (pulls, totals), shape (categories, agents)."""
 
     rounds: LoggedRounds
     drawn: Array
@@ -68,11 +70,12 @@ def site_log(*, reads_question: bool = False) -> SiteLog:
         if candidates:
             available[index] = False
             available[index, [arm_of[one["agent"]] for one in candidates] + [arm_of[agent]]] = True
-        why = _left_out(mode, propensity, fallback, candidates)
+        chances = _chances(candidates)
+        why = _left_out(mode, propensity, fallback, chances)
         if why:
             left_out[why] += 1
         else:
-            drawn[index], propensities[index] = True, propensity
+            drawn[index], propensities[index] = True, min(chances.get(agent, propensity), 1.0)
     rounds = LoggedRounds(
         arms=tuple(arms), stratum_names=tuple(strata), actions=np.array([arm_of[row[2]] for row in rows]),
         strata=np.array([stratum_of[row[3]] for row in rows]), rewards=np.clip([row[1] for row in rows], 0, 1),
@@ -88,11 +91,19 @@ def site_log(*, reads_question: bool = False) -> SiteLog:
     return SiteLog(rounds=rounds, drawn=drawn, left_out=dict(left_out), priors=(priors[0], priors[1]), embeddings=embeddings)
 
 
-def _left_out(mode: str, propensity: float | None, fallback: dict | None, candidates: list[dict]) -> str:
+def _chances(candidates: list[dict]) -> dict[str, float]:
+    """The probability of each agent; an active revision and its canary are one agent."""
+    chances: dict[str, float] = {}
+    for one in candidates:
+        chances[one["agent"]] = chances.get(one["agent"], 0.0) + one["probability"]
+    return chances
+
+
+def _left_out(mode: str, propensity: float | None, fallback: dict | None, chances: dict[str, float]) -> str:
     if propensity is None or mode not in DRAWN:
         return LEFT_OUT.get(mode, "without a propensity")
     if fallback:
         return "answered by a fall-back"
-    if any(one["probability"] == 0 for one in candidates):
+    if 0 in chances.values():
         return "with an agent that had no chance"
     return ""

@@ -180,6 +180,22 @@ class TestOpeOfTheSite:
             assert target.sum(axis=1) == pytest.approx(1)
             assert (target[0::2, 2] == 0).all() and (target[1::2, 2] > 0).all()
 
+    @pytest.mark.parametrize("chance", [0.1, 0.0], ids=["tried", "without a chance"])
+    def test_a_canary_and_its_agent_share_one_propensity(self, capsys, chance):
+        """All rewards are 0.6, and so is the value of any policy; the canary alone having no chance leaves nothing out."""
+        first, second, beta = variant("alpha"), variant("alpha", revision=2, state="canary"), variant("beta")
+        shares = {first: 0.5 - chance, second: chance, beta: 0.5}
+        candidates = [
+            {"agent": one.name, "revision": one.revision, "variant_id": one.pk, "probability": share}
+            for one, share in shares.items()
+        ]
+        for one, share in shares.items():
+            for _ in range(round(20 * share)):
+                rate(interaction(one, mode="bandit", propensity=share, candidates=candidates), 0.6)
+        found = run(capsys, "ope", "log", "--policy", "uniform")
+        assert (found["n"], found["left_out"]) == (20, {})
+        assert [row["value"] for row in found["estimates"]] == pytest.approx([0.6] * 4)
+
     def test_an_empty_log_says_what_to_do(self, capsys):
         code, err = refused(capsys, "ope", "log")
         assert code == FAILED and "rate" in err
