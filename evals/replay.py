@@ -52,6 +52,16 @@ class ReplayResult:
         """Reward missed over all rows against the best arm of each question."""
         return (self.oracle - self.mean_reward) * self.rewards.shape[1]
 
+    @property
+    def regret_interval(self) -> tuple[float, float] | None:
+        """95 % Student interval of `regret` over shuffles."""
+        return mean_interval((self.best_fixed_rewards - self.rewards).sum(axis=1))
+
+    @property
+    def regret_to_oracle_interval(self) -> tuple[float, float] | None:
+        """95 % Student interval of `regret_to_oracle` over shuffles."""
+        return mean_interval((self.oracle - self.rewards).sum(axis=1))
+
     def regret_curve(self, points: int = 100) -> list[tuple[int, float]]:
         """[(rows seen, cumulative regret against the best fixed arm so far)], mean over shuffles."""
         missed = np.cumsum(self.best_fixed_rewards - self.rewards, axis=1).mean(axis=0)
@@ -65,9 +75,12 @@ class ReplayResult:
             "arms": list(self.arms),
             "shuffles": self.rewards.shape[0],
             "mean_reward": self.mean_reward,
-            "interval": None if self.interval is None else list(self.interval),
+            "interval": _listed(self.interval),
             "regret": self.regret,
+            "regret_interval": _listed(self.regret_interval),
             "regret_to_oracle": self.regret_to_oracle,
+            "regret_to_oracle_interval": _listed(self.regret_to_oracle_interval),
+            "regret_curve": [list(point) for point in self.regret_curve()],
             "best_fixed": {"arm": self.best_fixed_arm, "mean_reward": self.best_fixed_reward},
             "oracle": self.oracle,
             "mean_cost_usd": None if math.isnan(self.mean_cost) else self.mean_cost,
@@ -116,6 +129,10 @@ def replay(
         best_fixed_rewards=log.rewards[orders, best], oracle=float(log.rewards.max(axis=1)[orders].mean()),
         mean_cost=float(spent.mean()),
     )  # fmt: skip
+
+
+def _listed(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else list(interval)
 
 
 def mean_interval(values: Array) -> tuple[float, float] | None:

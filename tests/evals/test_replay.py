@@ -102,6 +102,9 @@ def test_figures_of_a_replay_agree_with_each_other():
     assert result.regret_curve()[-1] == (400, pytest.approx(result.regret))
     assert result.regret_to_oracle > result.regret > 0
     assert result.interval[0] < result.mean_reward < result.interval[1]
+    # Whole orders hold the same rows, so regret is as uncertain as what was earned, and lies the other way around.
+    assert result.regret_interval == pytest.approx([400 * (result.best_fixed_reward - end) for end in result.interval[::-1]])
+    assert result.regret_to_oracle_interval == pytest.approx([400 * (result.oracle - end) for end in result.interval[::-1]])
     assert 0.1 < result.mean_cost < 0.3
     assert json.loads(json.dumps(result.as_dict()))["best_fixed"]["arm"] == "b"
 

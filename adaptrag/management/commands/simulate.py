@@ -89,3 +89,5 @@ class Command(AskingCommand):
                 f"Best agent alone: {best['agent']} with {best['mean_reward']:.3f}; regret against it {result['regret']:.1f}. "
                 f"The best agent for each question would have had {result['oracle']:.3f}."
             )
+        else:
+            write("Regret against each agent by itself: --alone asks all of them the same questions.")

@@ -47,10 +47,13 @@ class Command(ContractCommand):
                 embeddings=self._embeddings(log, options["embeddings"]) if policy.reads_question else None, **given,
             ).as_dict()  # fmt: skip
         policies = [cls.from_parameters({}) for cls in POLICIES.values()]
-        left_out = [] if options["embeddings"] else [policy.kind for policy in policies if policy.reads_question]
+        readable = options["embeddings"] or all(log.questions)
+        left_out = [] if readable else [policy.kind for policy in policies if policy.reads_question]
         if left_out:
-            self.stderr.write(f"Without --embeddings these are left out, for they read the questions: {', '.join(left_out)}.")
-        embeddings = self._embeddings(log, options["embeddings"]) if options["embeddings"] else None
+            self.stderr.write(
+                f'Some rows have no "question", so without --embeddings these are left out: {", ".join(left_out)}.'
+            )
+        embeddings = self._embeddings(log, options["embeddings"]) if readable else None
         policies = [policy for policy in policies if policy.kind not in left_out]
         results = _run(compare, log, policies, embeddings=embeddings, progress=lambda done: self.progress(done, ""), **given)
         return {"policies": [result.as_dict() for result in results], "left_out": left_out}
@@ -82,14 +85,22 @@ class Command(ContractCommand):
         rows: Sequence[dict[str, Any]] = result.get("policies") or [result]
         first = rows[0]
         self.stdout.write(f"{first['rows']:,} rows, {len(first['arms'])} arms, {first['shuffles']} orders")
-        self.stdout.write(f"{'policy':34} {'mean reward':>11}  {'95 % interval':19} {'regret':>9} {'to the oracle':>13}")
+        self.stdout.write(
+            f"{'policy':34} {'mean reward':>11}  {'95 % interval':16} {'regret':>8}  {'95 % interval':18} {'to the oracle':>13}"
+        )
         for row in rows:
-            interval = "-" if row["interval"] is None else "{:.4f} to {:.4f}".format(*row["interval"])
-            regrets = f"{row['regret']:9.1f} {row['regret_to_oracle']:13.1f}"
-            self.stdout.write(f"{row['policy']:34} {row['mean_reward']:11.4f}  {interval:19} {regrets}")
+            within, missed = _interval(row["interval"], 4), _interval(row["regret_interval"], 1)
+            figures = (
+                f"{row['mean_reward']:11.4f}  {within:16} {row['regret']:8.1f}  {missed:18} {row['regret_to_oracle']:13.1f}"
+            )
+            self.stdout.write(f"{row['policy']:34} {figures}")
         best = first["best_fixed"]
         self.stdout.write(f"{'best fixed arm: ' + best['arm']:34} {best['mean_reward']:11.4f}")
         self.stdout.write(f"{'oracle':34} {first['oracle']:11.4f}")
+
+
+def _interval(bounds: list[float] | None, digits: int) -> str:
+    return "-" if bounds is None else f"{bounds[0]:.{digits}f} to {bounds[1]:.{digits}f}"
 
 
 def _run(function: Any, log: RoutingLog, what: Policy | list[Policy], **given: Any) -> ReplayResult | list[ReplayResult]:
