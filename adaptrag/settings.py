@@ -289,6 +289,7 @@ CACHES["default"].setdefault("OPTIONS", {}).setdefault("MAX_ENTRIES", 20_000)
 ADAPTRAG_LOCAL_MODEL = env.str("ADAPTRAG_LOCAL_MODEL", default="auto")
 ADAPTRAG_LOCAL_DTYPE = env.str("ADAPTRAG_LOCAL_DTYPE", default="auto")  # auto, fp32, bf16, int8
 ADAPTRAG_LOCAL_THREADS = _number("ADAPTRAG_LOCAL_THREADS", 0)  # 0: measured at start
+ADAPTRAG_LOCAL_MODELS = _number("ADAPTRAG_LOCAL_MODELS", 4)  # loaded at once; an improvement asks four
 LORA_ADAPTERS_PATH = env.str("LORA_ADAPTERS_PATH", default="")  # adapter folder of lora_rag agents that have no artifact
 
 # Training ---------------------------------------------------------------------------------------------------------
@@ -322,6 +323,7 @@ ADAPTRAG_GUARD_ERRORS = _number("ADAPTRAG_GUARD_ERRORS", 0.1, env.float)
 ADAPTRAG_GUARD_LATENCY = _number("ADAPTRAG_GUARD_LATENCY", 2.0, env.float)  # 0: latency is not guarded
 # Steps that wait for a person's click.
 ADAPTRAG_ASK_CANARY = _flag("ADAPTRAG_ASK_CANARY", False)
+ADAPTRAG_ASK_GROW = _flag("ADAPTRAG_ASK_GROW", False)
 ADAPTRAG_ASK_ACTIVE = _flag("ADAPTRAG_ASK_ACTIVE", False)
 ADAPTRAG_ASK_ROLLBACK = _flag("ADAPTRAG_ASK_ROLLBACK", False)
 

@@ -54,6 +54,15 @@ class ChatModelTimeout(ChatModelUnavailable):
     status = 504
 
 
+OVERLOADED = "chat_model_overloaded"
+
+
+class ChatModelOverloaded(ChatModelUnavailable):
+    """A local model has more to do than it can answer soon, whoever asks: no fault of the agent that asked."""
+
+    code = OVERLOADED
+
+
 class PromptTooLong(InvalidInput):
     """Passages, conversation and question together exceed the chat model's window."""
 

@@ -18,8 +18,9 @@ from rewards.services import thresholds, variant_gate
 def gate_evidence(run: EvalRun, candidate: str, incumbent: str) -> Evidence:
     """Candidate minus incumbent over the run's questions that both were asked. "name", "name r2" and "name@2" name an agent.
 
-    An answer that failed scores 0: it is worth nothing to who asked. A question that the judge failed on is left out. Raises
-    InvalidInput where the run has no scores or did not ask one of them.
+    An answer that failed scores 0: it is worth nothing to who asked. So does one that a fall-back model gave, which says
+    nothing of the agent. A question that the judge failed on is left out. Raises InvalidInput where the run has no scores or
+    did not ask one of them.
     """
     if run.judge == EvalRun.Judge.NONE:
         raise InvalidInput(f"{run} has no judge, so it scores nobody. Run it with judge 'reference' or 'llm'.", field="run")
@@ -33,7 +34,7 @@ def gate_evidence(run: EvalRun, candidate: str, incumbent: str) -> Evidence:
     scores = {names[1]: [_score(other[key]) for key in shared], names[0]: [_score(own[key]) for key in shared]}
     (difference,) = compare(scores, names[1])
     costs = [_mean([row.cost_usd for row in one.values()]) for one in (own, other)]
-    latencies = [_median([row.latency_ms for row in one.values() if row.model]) for one in (own, other)]
+    latencies = [_median([row.latency_ms for row in one.values() if row.model and row.own]) for one in (own, other)]
     kinds = {EvalRun.Judge.LLM: "judge"}
     references = "corrections" if run.eval_set.source == EvalSet.Source.INTERACTIONS else "gold"
     both = [(a, b) for a, b in zip(scores[names[0]], scores[names[1]], strict=True) if not math.isnan(a + b)]
@@ -93,7 +94,7 @@ def _rows(run: EvalRun, variant: AgentVariant) -> dict[str, EvalResult]:
 
 
 def _score(row: EvalResult) -> float:
-    if row.error is not None and not row.model:
+    if not row.own:
         return 0.0
     return math.nan if row.score is None else row.score
 

@@ -159,6 +159,11 @@ class EvalResult(models.Model):
     def __str__(self) -> str:
         return f"{self.variant} on {self.question_id}"
 
+    @property
+    def own(self) -> bool:
+        """Whether the agent answered, and by its own chat model. (An error beside a model's name is the judge's.)"""
+        return self.fallback is None and (self.error is None or bool(self.model))
+
 
 class EvalPair(models.Model):
     """The judge's preference between an agent's answer and the baseline's, asked for in both orders."""

@@ -11,7 +11,7 @@ from agents.selectors import live_variants
 from rewards.bandit import traffic_bounds
 from rewards.models import AgentLimit, CategoryPin, RoutingPolicy
 from rewards.selectors import taking_bounds
-from rewards.services.promotions import thresholds
+from rewards.services.standing import thresholds
 
 
 @register(Tags.database)

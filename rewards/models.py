@@ -221,6 +221,12 @@ class PromotionDecision(models.Model):
     def delete(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("A decision is never deleted.")
 
+    @property
+    def who(self) -> str:
+        """Who or what decided; of a rule also who had it asked."""
+        asked = self.user.get_username() if self.user else self.decided_by
+        return self.decided_by if asked == self.decided_by else f"{self.decided_by}, asked by {asked}"
+
 
 class CategoryPin(models.Model):
     """A category whose questions all go to one agent, whatever the policy thinks."""

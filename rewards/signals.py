@@ -10,7 +10,8 @@ from django.dispatch import receiver
 
 from agents.models import AgentVariant
 from rewards.models import Canary, PromotionDecision
-from rewards.services.promotions import PROGRAM, incumbent_of
+from rewards.services.promotions import PROGRAM
+from rewards.services.standing import incumbent_of
 
 
 @receiver(pre_save, sender=AgentVariant)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from agents.errors import ChatModelTimeout, ChatModelUnavailable, PromptTooLong
+from agents.errors import ChatModelOverloaded, ChatModelTimeout, ChatModelUnavailable, PromptTooLong
 from agents.llm.adapters import AdapterRows, read_adapter
 from agents.llm.base import Message
 from agents.llm.kv import Batch, KVCache
@@ -35,12 +35,6 @@ MAX_ROWS = 8
 MAX_WAITING = 64
 CACHE_BYTES = 1 << 30
 MAX_ADAPTERS = 16
-
-
-class Overloaded(ChatModelUnavailable):
-    """More requests wait than can be answered soon."""
-
-    code = "chat_model_overloaded"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,14 +126,16 @@ class Engine:
         return name in self._adapters
 
     def load_adapter(self, name: str, folder: Path) -> None:
-        """Keep an adapter beside the weights; the one asked longest ago makes room. Raises ChatModelUnavailable, Overloaded."""
+        """Keep an adapter beside the weights; the one asked longest ago makes room.
+
+        Raises ChatModelUnavailable, ChatModelOverloaded."""
         ready = self.runner.adapted(read_adapter(name, folder))
         with self._condition:
             busy = {one.adapter for one in (*self._active, self._reading, *self._waiting) if one}
             idle = [known for known in self._adapters if known not in busy]
             if len(self._adapters) >= MAX_ADAPTERS:
                 if not idle:
-                    raise Overloaded(f"All {MAX_ADAPTERS} loaded adapters are at work; try again in a while.")
+                    raise ChatModelOverloaded(f"All {MAX_ADAPTERS} loaded adapters are at work; try again in a while.")
                 del self._adapters[idle[0]]
             self._adapters[name] = ready
 
@@ -154,7 +150,7 @@ class Engine:
     ) -> Generation:
         """Start answering, with a loaded adapter if one is named.
 
-        Raises PromptTooLong, Overloaded, and ChatModelUnavailable for an engine that was closed."""
+        Raises PromptTooLong, ChatModelOverloaded, and ChatModelUnavailable for an engine that was closed."""
         prompt = self.prompts.encode(messages)
         if len(prompt) >= self.window:
             raise PromptTooLong(
@@ -182,7 +178,9 @@ class Engine:
                     raise ChatModelUnavailable(f"The adapter {adapter} is not loaded.", model=adapter)
                 self._adapters[adapter] = self._adapters.pop(adapter)
             if len(self._waiting) >= MAX_WAITING:
-                raise Overloaded(f"{len(self._waiting)} requests wait for the chat model already; try again in a while.")
+                raise ChatModelOverloaded(
+                    f"{len(self._waiting)} requests wait for the chat model already; try again in a while."
+                )
             self._waiting.append(generation)
             self._condition.notify()
         return generation

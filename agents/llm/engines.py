@@ -9,18 +9,18 @@ from typing import Any
 
 from django.conf import settings
 
-from agents.errors import ChatModelUnavailable
-from agents.llm.engine import Engine, Overloaded
+from agents.errors import ChatModelOverloaded, ChatModelUnavailable
+from agents.llm.engine import Engine
 from agents.llm.weights import DEFAULT_MODEL, model_folder
 
 logger = logging.getLogger(__name__)
 
 
 class Engines:
-    """At most `limit` at once; the one that was asked least recently goes first."""
+    """At most `limit` at once (ADAPTRAG_LOCAL_MODELS); the one that was asked least recently goes first."""
 
-    def __init__(self, limit: int = 2) -> None:
-        self._limit = limit
+    def __init__(self, limit: int | None = None) -> None:
+        self._limit = limit or settings.ADAPTRAG_LOCAL_MODELS
         self._engines: dict[str, Engine] = {}
         self._adapters: dict[str, tuple[str, Path]] = {}  # base model and folder by the adapter's name
         self._lock = threading.Lock()
@@ -48,7 +48,7 @@ class Engines:
         self._adapters[name] = (base, folder)
 
     def get(self, name: str) -> Engine:
-        """Raises ChatModelUnavailable where there is no such model, and Overloaded where none makes room for it."""
+        """Raises ChatModelUnavailable where there is no such model, and ChatModelOverloaded where none makes room for it."""
         name = name or DEFAULT_MODEL
         with self._lock:
             if name in self._engines:
@@ -80,4 +80,7 @@ class Engines:
                 del self._engines[name]
                 engine.close()
                 return
-        raise Overloaded(f"All loaded chat models are at work, so {newcomer!r} can't be loaded now; try again in a while.")
+        raise ChatModelOverloaded(
+            f"All {self._limit} loaded chat models are at work, so {newcomer!r} can't be loaded now; try again in a while, or "
+            "let more be loaded at once (ADAPTRAG_LOCAL_MODELS)."
+        )

@@ -171,4 +171,5 @@ class WithFallback:
             if told:
                 raise
             completion = self._spare.complete(messages, **options, on_text=on_text)
-            return replace(completion, fallback={"from": self._primary.name, "to": self._spare.name, "reason": error.message})
+            stepped_in = {"from": self._primary.name, "to": self._spare.name, "reason": error.message, "code": error.code}
+            return replace(completion, fallback=stepped_in)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from adaptrag.common.errors import AdaptRAGError, InvalidInput
-from agents.errors import ChatModelTimeout, ChatModelUnavailable, PromptTooLong
+from agents.errors import OVERLOADED, ChatModelOverloaded, ChatModelTimeout, ChatModelUnavailable, PromptTooLong
 from agents.llm.base import Completion, Message, OnText, Usage
 
 if TYPE_CHECKING:
@@ -169,6 +169,8 @@ class OpenAICompatibleChatModel:
                 if not passing or error.response.headers.get("x-should-retry") == "false" or not left:
                     raise refused from error
                 if pause is not None and pause >= deadline - time.monotonic():
+                    if isinstance(refused, ChatModelOverloaded):
+                        raise refused from error
                     raise ChatModelUnavailable(
                         f"{self._who()} asks to come back in {pause:.0f} s (status {error.status_code}).", model=self.name
                     ) from error
@@ -214,6 +216,8 @@ class OpenAICompatibleChatModel:
             return ChatModelUnavailable(f"{self._who()} does not know the model: {said}", model=self.name, unknown_model=True)
         if status == 504 or error.code == "timeout":
             return self._late()
+        if error.code == OVERLOADED:
+            return ChatModelOverloaded(f"{self._who()} has no time: {said}", model=self.name)
         return ChatModelUnavailable(f"{self._who()} answered with status {status}: {said}", model=self.name)
 
     def _nonsense(self, error: Exception) -> ChatModelUnavailable:

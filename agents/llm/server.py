@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from adaptrag.common.errors import AdaptRAGError
-from agents.errors import ChatModelTimeout, ChatModelUnavailable, PromptTooLong
+from agents.errors import ChatModelOverloaded, ChatModelTimeout, ChatModelUnavailable, PromptTooLong
 from agents.llm.chat_request import BadRequest, ChatRequest
-from agents.llm.engine import Engine, Event, Finished, Generation, Overloaded
+from agents.llm.engine import Engine, Event, Finished, Generation
 from agents.llm.engines import Engines
 
 logger = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ def _error(error: AdaptRAGError) -> tuple[int, dict[str, Any], list[tuple[bytes,
         status, code, kind = 400, "context_length_exceeded", "invalid_request_error"
     elif isinstance(error, BadRequest):
         kind = "invalid_request_error"
-    elif isinstance(error, Overloaded):
+    elif isinstance(error, ChatModelOverloaded):
         headers = [(b"retry-after", b"2")]
     elif isinstance(error, ChatModelTimeout):
         code = "timeout"

@@ -34,7 +34,7 @@ STATES = AgentVariant.State.values
 def life_of(variant: AgentVariant) -> dict[str, Any]:
     """What the panel on a variant's page shows."""
     canary = Canary.objects.select_related("variant", "incumbent").filter(pk=variant.pk).first()
-    decisions = list(variant.decisions.select_related("rollback_to", "variant")[: SHOWN + 1])
+    decisions = list(variant.decisions.select_related("rollback_to", "variant", "user")[: SHOWN + 1])
     return {
         "variant": variant,
         "states": [(state, state == variant.state, STATES.index(state) < STATES.index(variant.state)) for state in STATES],
@@ -77,7 +77,9 @@ class LifeActions:
             messages.error(request, f"{variant} is {variant.state}; only candidates and canaries are promoted.")
             return redirect(_page(variant))
         effects = [step.told]
-        if step.to_state == AgentVariant.State.CANARY:
+        if step.grows:
+            effects.append("The guard goes on watching it.")
+        elif step.to_state == AgentVariant.State.CANARY:
             effects.append("It gets a small share of the questions; a guard takes it back if it is worse than its incumbent.")
         else:
             effects.append("Its share is bounded no more. An older revision of the same agent retires; a rollback restores it.")
@@ -86,9 +88,9 @@ class LifeActions:
         # What the page said is what is done: a step that needs no override now must not become one by the time of the click.
         override = request.POST.get("override", "" if step.ready else "yes") == "yes"
         question = Question(
-            title=f"Make {variant} {step.to_state}?",
+            title=f"Let the share of {variant} grow?" if step.grows else f"Make {variant} {step.to_state}?",
             effects=effects,
-            button=f"Make it {step.to_state}" if step.ready else f"Override, and make it {step.to_state}",
+            button=step.words.capitalize() if step.ready else f"Override, and {step.words}",
             danger=not step.ready,
             reason="optional" if step.ready else "required",
             hidden={"override": "yes" if override else "no"},
@@ -142,9 +144,9 @@ class PromotionDecisionAdmin(ReadOnlyAdmin):
     list_display = ("time", "agent", "step", "verdict_label", "why", "who")
     list_display_links = ("time",)
     list_filter = ("verdict", AgentFilter, "override")
-    list_select_related = ("variant", "rollback_to")
+    list_select_related = ("variant", "rollback_to", "user")
     search_fields = ("reason", "variant__name", "decided_by")
-    fields = ("at", "agent", "step", "verdict_label", "reason", "decided_by", "override", "back", "figures_table")
+    fields = ("at", "agent", "step", "verdict_label", "reason", "who", "override", "back", "figures_table")
     readonly_fields = fields
     empty_hint = "Each step of a variant's life is kept here: through the gate, as a canary, active, back or retired."
 
@@ -173,7 +175,7 @@ class PromotionDecisionAdmin(ReadOnlyAdmin):
 
     @display(description="By", ordering="decided_by")
     def who(self, decision: PromotionDecision) -> str:
-        return f"{decision.decided_by}, override" if decision.override else decision.decided_by
+        return f"{decision.who}, override" if decision.override else decision.who
 
     @display(description="Answers after a rollback")
     def back(self, decision: PromotionDecision) -> str:

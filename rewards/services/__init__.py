@@ -18,17 +18,17 @@ from rewards.services.policies import (
 )
 from rewards.services.promotions import (
     NextStep,
-    canary_standing,
+    canaries_of,
     decisions_waiting,
     promotions_watch,
     rollback_target,
-    thresholds,
     variant_gate,
     variant_next,
     variant_promote,
     variant_retire,
     variant_rollback,
 )
+from rewards.services.standing import canary_standing, thresholds
 
 __all__ = [
     "ExportResult",
@@ -39,6 +39,7 @@ __all__ = [
     "agent_limit_set",
     "agent_pause",
     "arms_rebuild",
+    "canaries_of",
     "canary_standing",
     "category_pin",
     "decisions_waiting",

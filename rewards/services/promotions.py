@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
@@ -18,32 +16,26 @@ from agents.errors import UnknownAgent
 from agents.models import AgentVariant
 from agents.selectors import LIVE_STATES, live_variants
 from agents.services import agent_set_state
-from rewards.models import BanditArm, Canary, PromotionDecision
-from rewards.promotion import Evidence, Outcome, Record, Thresholds, Verdict, canary_verdict, gate_verdict, next_share
-from rewards.rollup.read import log_sums
-from rewards.rollup.sums import Sums
+from rewards.models import Canary, PromotionDecision
+from rewards.promotion import Evidence, Outcome, Verdict, gate_verdict, next_share
 from rewards.selectors import variants_of
 from rewards.services.policies import bounds_checked
+from rewards.services.standing import canary_standing, incumbent_of, standing_figures, thresholds
 from rewards.services.turn import write_turn
 
 logger = logging.getLogger(__name__)
 
 CANDIDATE, CANARY, ACTIVE, RETIRED = AgentVariant.State
-INCUMBENT_BEFORE = timedelta(days=7)  # whose errors and latency the guard compares with, besides those since the canary's start
 REASON_MAX = 2000
 GATE, GROWTH, GUARD, PROGRAM = "gate", "canary", "guard", "program"
-
-
-def thresholds() -> Thresholds:
-    """As the settings have them."""
-    names = [spec.name for spec in dataclasses.fields(Thresholds)]
-    return Thresholds(**{name: getattr(settings, f"ADAPTRAG_{name.upper()}") for name in names})
+RULES = (GATE, GROWTH, GUARD)
 
 
 def variant_gate(variant: AgentVariant, evidence: Evidence, *, user: Any = None) -> PromotionDecision:
     """Let the evidence decide whether a candidate becomes a canary. Raises Conflict for another than a candidate.
 
-    What is rejected or needs a person first stays a candidate; so does what passed where ADAPTRAG_ASK_CANARY asks for a click.
+    What is rejected or needs a person first stays a candidate; so does what passed where ADAPTRAG_ASK_CANARY asks for a click,
+    or where an older revision is still a canary, which a click would replace.
     """
     with write_turn(), transaction.atomic():
         row = _locked(variant)
@@ -60,6 +52,9 @@ def variant_gate(variant: AgentVariant, evidence: Evidence, *, user: Any = None)
         if verdict.outcome == Outcome.REJECT:
             return _decided(row, CANDIDATE, kinds.REJECTED, **step)
         if settings.ADAPTRAG_ASK_CANARY:
+            return _decided(row, CANARY, kinds.WAITS, **step)
+        if under_trial := canaries_of(row.name):
+            step["reason"] += f" But {under_trial[0]} is still a canary: a click puts {row} in its place."
             return _decided(row, CANARY, kinds.WAITS, **step)
         return _to_canary(row, **step)
 
@@ -88,14 +83,18 @@ def variant_promote(
             if not (approved and user is not None) and not override:
                 raise Conflict(_not_yet(row, last, approved))
             known = waiting.rollback_to if approved else last.rollback_to if last else None
-            step |= {"incumbent": incumbent or known or incumbent_of(row), "figures": waiting.figures if approved else {}}
+            step |= {"incumbent": incumbent or known or incumbent_of(row), "figures": last.figures if last else {}}
             return _to_canary(row, **_approved(step, waiting if approved else None))
         if row.state != CANARY:
             hint = "" if row.state == ACTIVE else " Register it again as a new revision to try it anew."
             raise Conflict(f"{row} is {row.state}; only candidates and canaries are promoted.{hint}")
-        canary = Canary.objects.get(pk=row.pk)
-        approved = waiting is not None and waiting.to_state == ACTIVE and user is not None
-        verdict = _canary_verdict(canary, traffic=True)
+        canary = Canary.objects.select_related("variant", "incumbent").get(pk=row.pk)
+        approved = waiting is not None and user is not None
+        if approved and waiting.to_state == CANARY and not override:
+            step |= {"figures": waiting.figures, "incumbent": canary.incumbent}
+            return _grown(row, canary, **_approved(step, waiting))
+        approved = approved and waiting.to_state == ACTIVE
+        verdict = canary_standing(canary)
         if not override and not approved and verdict.outcome != Outcome.ACTIVATE:
             raise Conflict(f"{row} can't become active yet: {verdict.reason} An operator can override that with a reason.")
         step |= {"figures": verdict.figures, "incumbent": canary.incumbent}
@@ -105,7 +104,8 @@ def variant_promote(
 def variant_rollback(
     target: str | AgentVariant, *, reason: str, user: Any = None, by: str = PROGRAM, figures: Mapping[str, Any] | None = None
 ) -> PromotionDecision:
-    """Take a canary, or what was promoted last, out of the traffic for good, and put its predecessor back into its state.
+    """Take a canary, or what was promoted last, out of the traffic for good, and put back what its promotion retired, or else
+    who answered before.
 
     target: a variant, or an agent's name: its canary, else its active revision. Raises Conflict where there is nothing to go
     back to, UnknownAgent.
@@ -121,14 +121,34 @@ def variant_rollback(
                 raise Conflict(f"{row} was promoted over no other agent, so there is nothing to go back to. Retire it instead.")
         else:
             raise Conflict(f"{row} is {row.state}: it answers nobody, so there is nothing to roll back.")
-        restores = back is not None and back.state == RETIRED and row.state == ACTIVE
+        restored = _replaced_by(row) if row.state == ACTIVE else []
+        if row.state == ACTIVE and not restored and back.state == RETIRED:
+            restored = [back]
+        if figures is None and back is not None:
+            figures = canary_standing(row.canary).figures if row.state == CANARY else standing_figures(row, back)
         kind = PromotionDecision.Verdict.ROLLED_BACK
-        decision = _moved(row, RETIRED, kind, by=by, user=user, reason=reason, incumbent=back, figures=figures or {})
-        if restores:
+        decision = _moved(row, RETIRED, kind, by=by, user=user, reason=reason, incumbent=back, figures=figures)
+        for former in restored:
             step = {"by": by, "user": user, "reason": f"Answers again after the rollback of {row}.", "incumbent": None}
-            _moved(back, ACTIVE, PromotionDecision.Verdict.RESTORED, **step)
+            _moved(former, ACTIVE, PromotionDecision.Verdict.RESTORED, **step)
         _somebody_answers(row)
         return decision
+
+
+def _replaced_by(active: AgentVariant) -> list[AgentVariant]:
+    """The older revisions that retired for this one and are retired still."""
+    rows = AgentVariant.objects.filter(name=active.name, state=RETIRED).exclude(pk=active.pk)
+    lasts = ((row, row.decisions.first()) for row in rows)
+    return [
+        row
+        for row, last in lasts
+        if last is not None and (last.rollback_to_id, last.from_state, last.to_state) == (active.pk, ACTIVE, RETIRED)
+    ]
+
+
+def canaries_of(name: str) -> list[AgentVariant]:
+    """The revisions of an agent that are under trial; one at most, unless a state was set directly."""
+    return list(AgentVariant.objects.filter(name=name, state=CANARY).order_by("-revision"))
 
 
 def rollback_target(active: AgentVariant) -> AgentVariant | None:
@@ -172,7 +192,7 @@ def canary_watch(pk: int, *, traffic: bool) -> PromotionDecision | None:
     canary = Canary.objects.select_related("variant", "incumbent").filter(pk=pk, paused=False).first()
     if canary is None:
         return None
-    verdict = _canary_verdict(canary, traffic=traffic)
+    verdict = canary_standing(canary, traffic=traffic)
     if verdict.outcome == Outcome.HOLD:
         return None
     with write_turn(), transaction.atomic():
@@ -192,28 +212,37 @@ def _followed(row: AgentVariant, canary: Canary, verdict: Verdict) -> PromotionD
             canary.save(update_fields=["paused"])
             return _decided(row, RETIRED, kinds.PAUSED, by=GUARD, **step)
         return variant_rollback(row, reason=verdict.reason, by=GUARD, figures=verdict.figures)
-    if verdict.outcome == Outcome.GROW:
-        canary.max_share = next_share(canary.max_share, thresholds())
-        canary.save(update_fields=["max_share"])
-        return _decided(row, CANARY, kinds.GREW, by=GROWTH, **step)
-    if not settings.ADAPTRAG_ASK_ACTIVE:
-        return _to_active(row, by=GROWTH, **step)
+    grows = verdict.outcome == Outcome.GROW
+    if not (settings.ADAPTRAG_ASK_GROW if grows else settings.ADAPTRAG_ASK_ACTIVE):
+        return _grown(row, canary, by=GROWTH, **step) if grows else _to_active(row, by=GROWTH, **step)
     last = row.decisions.first()
     if last is not None and last.verdict == kinds.WAITS:
         return None
-    return _decided(row, ACTIVE, kinds.WAITS, by=GROWTH, **step)
+    return _decided(row, CANARY if grows else ACTIVE, kinds.WAITS, by=GROWTH, **step)
+
+
+def _grown(row: AgentVariant, canary: Canary, **step: Any) -> PromotionDecision:
+    canary.max_share = next_share(canary.max_share, thresholds())
+    canary.save(update_fields=["max_share"])
+    return _decided(row, CANARY, PromotionDecision.Verdict.GREW, **step)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NextStep:
     """Where a variant would go, whether its rule agrees (else it takes an override), and what speaks for or against it.
 
-    waits: it waits for nothing but a click."""
+    waits: it waits for nothing but a click. grows: it stays a canary, with a larger share."""
 
     to_state: str
     ready: bool
     told: str
     waits: bool = False
+    grows: bool = False
+
+    @property
+    def words(self) -> str:
+        """What the click does."""
+        return "let its share grow" if self.grows else f"make it {self.to_state}"
 
 
 def variant_next(variant: AgentVariant) -> NextStep | None:
@@ -226,7 +255,7 @@ def variant_next(variant: AgentVariant) -> NextStep | None:
     if variant.state != CANARY:
         return None
     if waits:
-        return NextStep(to_state=ACTIVE, ready=True, told=last.reason, waits=True)
+        return NextStep(to_state=last.to_state, ready=True, told=last.reason, waits=True, grows=last.to_state == CANARY)
     verdict = canary_standing(Canary.objects.select_related("variant", "incumbent").get(pk=variant.pk))
     return NextStep(to_state=ACTIVE, ready=verdict.outcome == Outcome.ACTIVATE, told=verdict.reason)
 
@@ -243,54 +272,12 @@ def decisions_waiting() -> list[PromotionDecision]:
     return list(rows.select_related("variant"))
 
 
-def canary_standing(canary: Canary) -> Verdict:
-    """How a canary stands now, for its page; decides nothing."""
-    return _canary_verdict(canary, traffic=True)
-
-
-def _canary_verdict(canary: Canary, *, traffic: bool) -> Verdict:
-    if canary.incumbent is None:
-        reason = f"{canary.variant} has no incumbent to be compared with; promote it with a reason, or roll it back."
-        return Verdict(outcome=Outcome.HOLD, reason=reason)
-    pair = (canary.variant, canary.incumbent)
-    seen = _traffic(pair, canary.started_at) if traffic else {}
-    ratings: dict[int, dict[str, tuple[float, float]]] = {}
-    arms = BanditArm.objects.filter(variant__in=[one.pk for one in pair], pulls__gt=0).order_by()
-    for pk, category, pulls, total in arms.values_list("variant_id", "category", "pulls", "total"):
-        ratings.setdefault(pk, {})[category] = pulls, min(max(total, 0.0), pulls)
-    records = [Record(name=str(one), ratings=ratings.get(one.pk, {}), traffic=seen.get(one.pk)) for one in pair]
-    return canary_verdict(*records, canary.max_share, thresholds())
-
-
-def _traffic(pair: tuple[AgentVariant, AgentVariant], since: datetime) -> dict[int, Sums]:
-    sums = {one.pk: Sums() for one in pair}
-    for (_, pk), part in log_sums(since - INCUMBENT_BEFORE).items():
-        if pk in sums:
-            sums[pk].add(part)
-    return sums
-
-
-def incumbent_of(variant: AgentVariant) -> AgentVariant | None:
-    """Whom a variant is measured against where nobody says: the active revision of its agent, else of its predecessor's agent,
-    else the live agent with the most ratings."""
-    active = AgentVariant.objects.filter(state=ACTIVE, enabled=True).exclude(pk=variant.pk).order_by("-revision")
-    if own := active.filter(name=variant.name).first():
-        return own
-    if variant.predecessor is not None and (kin := active.filter(name=variant.predecessor.name).first()):
-        return kin
-    others = [one for one in live_variants() if one.state == ACTIVE and one.pk != variant.pk]
-    pulls: dict[int, float] = {}
-    for pk, n in BanditArm.objects.filter(variant__in=others).order_by().values_list("variant_id", "pulls"):
-        pulls[pk] = pulls.get(pk, 0.0) + n
-    return max(others, key=lambda one: pulls.get(one.pk, 0.0), default=None)
-
-
 def _to_canary(row: AgentVariant, *, incumbent: AgentVariant | None, **step: Any) -> PromotionDecision:
     if incumbent is None or incumbent.state not in LIVE_STATES or incumbent.pk == row.pk:
         told = "there is none" if incumbent is None else f"{incumbent} is {incumbent.state}"
         raise Conflict(f"{row} needs an incumbent that answers, to be compared with and to fall back to; {told}. Name one.")
     bounds = thresholds()
-    for older in AgentVariant.objects.filter(name=row.name, state=CANARY):
+    for older in canaries_of(row.name):
         reason = f"Replaced as the canary by {row}."
         _moved(older, RETIRED, PromotionDecision.Verdict.RETIRED, **(_by(step) | {"reason": reason, "incumbent": None}))
     decision = _moved(row, CANARY, PromotionDecision.Verdict.PROMOTED, incumbent=incumbent, **step)
@@ -304,7 +291,7 @@ def _to_active(row: AgentVariant, *, incumbent: AgentVariant | None, **step: Any
     decision = _moved(row, ACTIVE, PromotionDecision.Verdict.PROMOTED, incumbent=incumbent, **step)
     for older in AgentVariant.objects.filter(name=row.name, state=ACTIVE).exclude(pk=row.pk):
         reason = f"Replaced by {row}, which a rollback takes back."
-        _moved(older, RETIRED, PromotionDecision.Verdict.RETIRED, **(_by(step) | {"reason": reason, "incumbent": None}))
+        _moved(older, RETIRED, PromotionDecision.Verdict.RETIRED, **(_by(step) | {"reason": reason, "incumbent": row}))
     bounds_checked()
     return decision
 
@@ -367,7 +354,7 @@ def _decided(
         reason=reason,
         figures=dict(figures or {}),
         rollback_to=incumbent,
-        decided_by=by if user is None else user.get_username(),
+        decided_by=by if user is None or by in RULES else user.get_username(),
         user=user,
     )
 

@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-from agents.errors import ChatModelTimeout, ChatModelUnavailable, PromptTooLong
+from agents.errors import ChatModelOverloaded, ChatModelTimeout, ChatModelUnavailable, PromptTooLong
 from agents.llm import engine as engine_module
-from agents.llm.engine import Engine, Overloaded
+from agents.llm.engine import Engine
 from agents.llm.runner import load_runner
 from tests.agents.tiny_chat import ARCHITECTURES, Answer, ask, make, until
 
@@ -181,7 +181,7 @@ def test_an_answer_stops_where_the_window_is_full(engine):
 
 def test_too_many_waiting_are_refused(own, monkeypatch):
     monkeypatch.setattr(engine_module, "MAX_WAITING", 2)
-    with pytest.raises(Overloaded):
+    with pytest.raises(ChatModelOverloaded):
         for _ in range(engine_module.MAX_ROWS + 5):
             Answer(own, "Tell a long story", max_tokens=900)
 

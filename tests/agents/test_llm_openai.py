@@ -8,7 +8,7 @@ from email.utils import format_datetime
 import pytest
 
 from adaptrag.common.errors import InvalidInput
-from agents.errors import ChatModelTimeout, ChatModelUnavailable, PromptTooLong
+from agents.errors import ChatModelOverloaded, ChatModelTimeout, ChatModelUnavailable, PromptTooLong
 from agents.llm.base import Message, Usage
 from agents.llm.openai_compatible import OpenAICompatibleChatModel
 from tests.agents.faulty_server import answer, cut, delta, failing, hanging, send, serving, stream
@@ -120,6 +120,13 @@ def test_retries_may_be_switched_off(server):
     with pytest.raises(ChatModelUnavailable):
         model(server, max_retries=0).complete(QUESTION)
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("wait", ["0", "900"])
+def test_a_model_process_at_its_limit_is_told_apart_from_one_that_is_down(server, wait):
+    server.behaviours = [failing(503, "all at work", code="chat_model_overloaded", retry_after=wait)]
+    with pytest.raises(ChatModelOverloaded, match="has no time: all at work"):
+        model(server).complete(QUESTION)
 
 
 @pytest.mark.parametrize("status", [401, 403])

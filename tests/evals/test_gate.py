@@ -53,6 +53,14 @@ class TestEvidence:
         evidence = gate_evidence(run, "keeper@2", "keeper@1")
         assert (evidence.n, evidence.difference) == (4, 0.25)
 
+    def test_an_answer_of_a_fall_back_model_says_nothing_of_the_candidate(self, pair):
+        run = run_of("keeper@1", "keeper@2")
+        some = EvalResult.objects.filter(run=run, variant=pair[1], question__key__in=["q0", "q1", "q2"])
+        some.update(fallback={"from": "a", "to": "b", "reason": "down"}, latency_ms=1)
+        EvalResult.objects.filter(run=run, variant=pair[1], question__key="q3").update(latency_ms=50)
+        evidence = gate_evidence(run, "keeper@2", "keeper@1")
+        assert (evidence.n, evidence.difference, evidence.candidate_latency_ms) == (4, 0.25, 50)
+
     def test_a_question_without_gold_answer_or_verdict_is_left_out(self, pair):
         run = run_of("keeper@1", "keeper@2", questions=[*items(2), Item(key="open", question="What is beyond?")])
         assert gate_evidence(run, "keeper@2", "keeper@1").n == 2

@@ -32,6 +32,7 @@ from rewards.promotion import Evidence
 from rewards.router import BanditRouter, drawn_again
 from rewards.services import (
     agent_limit_set,
+    canary_standing,
     promotions_watch,
     variant_gate,
     variant_promote,
@@ -106,6 +107,24 @@ class TestGate:
             variant_promote(tuned, reason=" ", user=olga, override=True)
         decision = variant_promote(tuned, reason="demo tomorrow", user=olga, override=True)
         assert (decision.override, decision.reason, decision.user, decision.rollback_to) == (True, "demo tomorrow", olga, alpha)
+
+    def test_an_override_keeps_what_the_gate_found(self, tuned, alpha, olga):
+        variant_gate(tuned, dataclasses.replace(GOOD, difference=-0.2, low=-0.3, high=-0.1))
+        decision = variant_promote(fresh(tuned), reason="demo tomorrow", user=olga, override=True)
+        assert (decision.figures["difference"], decision.decided_by) == (-0.2, "olga")
+
+    def test_a_gate_that_a_user_had_asked_is_the_gates_verdict(self, tuned, olga):
+        decision = variant_gate(tuned, GOOD, user=olga)
+        assert (decision.decided_by, decision.user, decision.who) == ("gate", olga, "gate, asked by olga")
+
+    def test_a_canary_under_trial_is_replaced_by_a_click_alone(self, tuned, alpha, olga):
+        variant_gate(tuned, GOOD)
+        better = agent_revise(fresh(tuned), state="candidate")
+        decision = variant_gate(better, dataclasses.replace(GOOD, candidate="tuned r2"))
+        assert (decision.verdict, state(tuned), state(better)) == ("waits", "canary", "candidate")
+        assert "tuned r1 is still a canary" in decision.reason
+        variant_promote(fresh(better), reason="", user=olga)
+        assert (state(tuned), state(better)) == ("retired", "canary")
 
     def test_evidence_about_another_agent_is_refused(self, tuned):
         with pytest.raises(Conflict, match="about other"):
@@ -186,6 +205,19 @@ class TestLife:
         variant_promote(fresh(tuned), reason="looks good", user=olga)
         assert (state(tuned), state(alpha)) == ("active", "active")
 
+    def test_growth_may_ask_for_a_person(self, tuned, alpha, olga, settings):
+        settings.ADAPTRAG_ASK_GROW = True
+        for _ in range(50):
+            rated(alpha, 0.2)
+        variant_promote(tuned, reason="try", override=True)
+        for _ in range(40):
+            rated(fresh(tuned), 0.9)
+        assert (Canary.objects.get().max_share, [row[0] for row in told(tuned)]) == (0.1, ["promoted", "waits"])
+        decision = variant_promote(fresh(tuned), reason="", user=olga)
+        assert (decision.verdict, decision.decided_by, Canary.objects.get().max_share) == ("grew", "olga", 0.2)
+        rated(fresh(tuned), 0.9)
+        assert state(tuned) == "active"
+
     def test_a_canary_that_is_not_sure_yet_becomes_active_only_by_override(self, tuned, alpha, olga):
         variant_promote(tuned, reason="try", override=True)
         with pytest.raises(Conflict, match="no rated answer yet"):
@@ -223,6 +255,32 @@ class TestLife:
         last = fresh(tuned).decisions.first()
         assert (last.verdict, last.decided_by) == ("rolled_back", "guard") and "failed" in last.reason
 
+    def test_a_model_process_at_its_limit_is_no_fault_of_the_canary(self, tuned, alpha):
+        for _ in range(30):
+            interaction(alpha)
+        variant_promote(tuned, reason="try", override=True)
+        for _ in range(30):
+            interaction(fresh(tuned), state="failed", error={"code": "chat_model_overloaded", "message": "y"})
+        assert promotions_watch() == [] and state(tuned) == "canary"
+        assert canary_standing(Canary.objects.select_related("variant", "incumbent").get()).figures["worse"] < 0.9
+
+    def test_answers_of_a_fall_back_model_count_as_failed_and_their_ratings_not(self, alpha):
+        stepped_in = {"from": "a", "to": "b", "reason": "down", "code": "chat_model_unavailable"}
+        spare = {"fallback": {"backend": "scripted", "model": "b"}}
+        tuned = variant("tuned", state="candidate", predecessor=alpha, chat_options=spare)
+        for _ in range(30):
+            rated(alpha, 0.5)
+        variant_promote(tuned, reason="try", override=True)
+        for _ in range(5):
+            rated(fresh(tuned), 1.0, fallback=stepped_in)
+        rated(fresh(tuned), 0.5)
+        figures = canary_standing(Canary.objects.select_related("variant", "incumbent").get()).figures
+        assert (figures["n"], figures["mean"], figures["failed"], figures["answers"]) == (1, 0.5, 5, 6)
+        for _ in range(10):
+            interaction(fresh(tuned), fallback=stepped_in)
+        (decision,) = promotions_watch()
+        assert decision.verdict == "rolled_back" and "failed" in decision.reason
+
     def test_the_schedule_minds_latency(self, tuned, alpha):
         for _ in range(30):
             interaction(alpha, latency_ms=100)
@@ -258,6 +316,37 @@ class TestRollback:
         assert told(alpha)[-1][0] == "restored"
         with pytest.raises(Conflict, match="nothing to go back to"):
             variant_rollback("alpha", reason="again")
+
+    def test_what_a_promotion_retired_is_restored_though_its_incumbent_was_another_agent(self, alpha, olga):
+        former = variant("tuned", predecessor=alpha)
+        revised = agent_revise(former, state="candidate")
+        variant_promote(revised, reason="try", override=True, incumbent=alpha)
+        variant_promote(fresh(revised), reason="now", override=True)
+        assert state(former) == "retired"
+        decision = variant_rollback("tuned", reason="users complain", user=olga)
+        assert (decision.rollback_to, state(former), state(revised), state(alpha)) == (alpha, "active", "retired", "active")
+
+    def test_what_a_person_retired_since_stays_retired(self, alpha):
+        former = variant("tuned", predecessor=alpha)
+        revised = agent_revise(former, state="candidate")
+        variant_promote(revised, reason="try", override=True, incumbent=alpha)
+        variant_promote(fresh(revised), reason="now", override=True)
+        agent_set_state(fresh(former), "active")
+        variant_retire(fresh(former), reason="wrong numbers")
+        variant_rollback("tuned", reason="users complain")
+        assert state(former) == "retired"
+
+    def test_a_rollback_by_hand_keeps_the_figures_of_that_moment(self, tuned, alpha, olga):
+        for _ in range(4):
+            rated(alpha, 0.5)
+        variant_promote(tuned, reason="try", override=True)
+        for _ in range(3):
+            rated(fresh(tuned), 0.5)
+        figures = variant_rollback("tuned", reason="a complaint", user=olga).figures
+        assert (figures["n"], figures["incumbent_n"], figures["share"]) == (3, 4, 0.1)
+        revised = agent_revise(alpha, user=olga, chat_options={"max_tokens": 16})
+        rated(revised, 0.5)
+        assert variant_rollback("alpha", reason="worse", user=olga).figures["n"] == 1
 
     def test_an_edit_can_be_rolled_back_too(self, alpha, olga):
         agent_revise(alpha, user=olga, chat_options={"max_tokens": 16})
