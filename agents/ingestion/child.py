@@ -15,7 +15,7 @@ from pathlib import Path
 
 from adaptrag.common.processes import die_with_parent
 from agents.errors import DocumentRejected
-from agents.ingestion.base import CSV, DOCX, HTML, IMAGES, JSONL, PDF, PPTX, TSV, XLSX, Limits, ParsedDocument
+from agents.ingestion.base import CSV, DOCX, HTML, IMAGES, JSONL, MARKDOWN, PDF, PPTX, TEXT, TSV, XLSX, Limits, ParsedDocument
 
 TABLES_FILE = "tables.duckdb"
 
@@ -44,6 +44,10 @@ def bounded(memory_bytes: int, seconds: int) -> None:
 
 def parse_here(content_type: str, name: str, data: bytes, limits: Limits, folder: Path | None) -> ParsedDocument:
     """Each parser is imported only when its type comes: starting the child costs more than most parsing."""
+    if content_type in (TEXT, MARKDOWN):
+        from agents.ingestion.text import parse_markdown, parse_text
+
+        return parse_text(name, data) if content_type == TEXT else parse_markdown(name, data)
     if content_type == PDF:
         from agents.ingestion.pdf import parse_pdf
 

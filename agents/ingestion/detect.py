@@ -9,6 +9,7 @@ import zipfile
 from pathlib import PurePosixPath
 
 from agents.errors import DocumentRejected
+from agents.ingestion.archives import MOST_PARTS
 from agents.ingestion.base import CSV, DOCX, HTML, JPEG, JSONL, MARKDOWN, PDF, PNG, PPTX, TEXT, TSV, WEBP, XLSX
 from agents.ingestion.tables import looks_delimited
 from agents.ingestion.text import decode
@@ -42,8 +43,9 @@ FOREIGN = {
     b"{\\rtf": "an RTF document",
 }
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+DIRECTORY_ENTRY = b"PK\x01\x02"  # before each part's name in a zip's directory
 OFFICE_PARTS = {"word/document.xml": DOCX, "xl/workbook.xml": XLSX, "ppt/presentation.xml": PPTX}
-HTML_START = re.compile(r"\A\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.I | re.S)
+HTML_TAG = re.compile(r"<(?:!doctype\s+html|html|head|body)\b", re.I)
 TAG = re.compile(r"<(?:p|div|h[1-6]|a|span|table|ul|ol|br|body|title|meta|article|section|main)\b[^<>]*>", re.I)
 
 
@@ -102,7 +104,7 @@ def _by_content(name: str, data: bytes, named: str) -> str:
             name=name,
         )
     text, _ = decode(name, data)
-    if HTML_START.match(text[:20_000]):
+    if _starts_as_html(text[:20_000]):
         return HTML
     if named == HTML:
         return HTML if TAG.search(text[:200_000]) else TEXT
@@ -113,6 +115,19 @@ def _by_content(name: str, data: bytes, named: str) -> str:
     return (TSV if "\t" in text.split("\n", 1)[0] else CSV) if looks_delimited(text) else TEXT
 
 
+def _starts_as_html(text: str) -> bool:
+    """Whether a page's first tag is what follows an XML declaration and comments. A scan: a pattern with both lazy comments
+    and spaces between them takes exponential time on a row of them."""
+    text = text.lstrip()
+    start = text.find(">") + 1 if text[:5].lower() == "<?xml" else 0
+    while text[start : start + 1].isspace() or text.startswith("<!--", start):
+        if not text.startswith("<!--", start):
+            start += 1
+        elif (start := text.find("-->", start + 4) + 3) < 3:
+            return False
+    return bool(HTML_TAG.match(text, start))
+
+
 def _is_object(line: str) -> bool:
     try:
         return isinstance(json.loads(line), dict)
@@ -121,6 +136,10 @@ def _is_object(line: str) -> bool:
 
 
 def _zip_kind(name: str, data: bytes, named: str) -> str:
+    if (count := data.count(DIRECTORY_ENTRY)) > MOST_PARTS:
+        raise DocumentRejected(
+            f"{name} is an archive of {count:,} parts; at most {MOST_PARTS:,} are read. Split the document.", name=name
+        )
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             parts = set(archive.namelist())

@@ -17,6 +17,8 @@ from agents.ingestion.detect import SUFFIXES
 from agents.ingestion.text import parse_markdown, parse_text
 
 ROOT = Path(__file__).resolve().parents[2]
+# Texts up to here are read where they come in: starting the child takes longer than they do.
+IN_PROCESS_BYTES = 100_000
 # Fields of Limits by the setting that fills them.
 LIMIT_SETTINGS = {
     "bytes": "ADAPTRAG_MAX_UPLOAD_BYTES",
@@ -66,14 +68,14 @@ def check_size(name: str, size: int, bounds: Limits) -> None:
 def parse(
     name: str, data: bytes, content_type: str, bounds: Limits | None = None, folder: Path | None = None
 ) -> ParsedDocument:
-    """The text of a file of a detected type; formats that need a real parser are read in a child process.
+    """The text of a file of a detected type; all but short texts and Markdown is read in a child process.
 
     folder: where tables (a DuckDB file) and images are put; without one there is no file, and no image is looked for.
     Raises DocumentRejected with the reason and the remedy.
     """
     bounds = bounds or limits(content_type)
     check_size(name, len(data), bounds)
-    if content_type in (TEXT, MARKDOWN):
+    if content_type in (TEXT, MARKDOWN) and len(data) <= IN_PROCESS_BYTES:
         parsed = parse_text(name, data) if content_type == TEXT else parse_markdown(name, data)
     else:
         parsed = _in_child(name, data, content_type, bounds, folder)

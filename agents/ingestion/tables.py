@@ -207,19 +207,20 @@ def _table(name: str, sheet: str, rows: list[list[str]], numbers: list[int]) -> 
 
 def sql_names(labels: Sequence[str], fallback: str = "column") -> list[str]:
     """A distinct name for each label that SQL takes without quotes."""
-    names: list[str] = []
+    names: dict[str, None] = {}
+    counts: dict[str, int] = {}  # the last number that each name got
     for label in labels:
         name = NOT_WORD.sub("_", unicodedata.normalize("NFKC", label).lower()).strip("_")[:LONGEST_NAME] or fallback
         if name[0].isdigit():
             name = f"n_{name}"
         if name in RESERVED:
             name += "_"
-        distinct, count = name, 1
+        distinct, count = name, counts.get(name, 1)
         while distinct in names:
             count += 1
             distinct = f"{name}_{count}"
-        names.append(distinct)
-    return names
+        names[distinct], counts[name] = None, count
+    return list(names)
 
 
 # Types ------------------------------------------------------------------------------------------------------------------

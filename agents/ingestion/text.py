@@ -22,12 +22,14 @@ MOST_CONTROLS = 0.01
 # can't be told from the bytes.
 MOST_HIGH_BYTES = 0.3
 FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-ATX = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)(?:[ \t]+#+)?[ \t]*$")
+# Every pattern that meets a foreign text here takes time in proportion to it (tests/agents/test_hostile_texts.py).
+ATX = re.compile(r" {0,3}(#{1,6})[ \t]+")
 SETEXT = re.compile(r" {0,3}(=+|-+)[ \t]*$")
 FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?\n)(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.S)
-FRONT_TITLE = re.compile(r"^title:[ \t]*[\"']?(.+?)[\"']?[ \t]*$", re.M)
+FRONT_TITLE = re.compile(r"^title:[ \t]*(\S.*)$", re.M)
 # An underscore inside a word (naive_rag) is no emphasis.
-INLINE = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|[*`]{1,3}|(?<![^\W_])_{1,3}|_{1,3}(?![^\W_])")
+INLINE = re.compile(r"!?\[([^\[\]]*)\]\([^()]*(?:\([^()]*\)[^()]*)*\)|[*`]{1,3}|(?<![^\W_])_{1,3}|_{1,3}(?![^\W_])")
+LONGEST_HEADING = 1000  # characters of a heading's line that are looked at; the mark keeps 300
 
 
 def decode(name: str, data: bytes) -> tuple[str, str]:
@@ -120,9 +122,12 @@ def markdown_document(text: str, *, title: str = "", metadata: dict | None = Non
     first = marks[0].text if marks and marks[0].level == 1 else ""
     front = FRONT_MATTER.match(text)
     named = FRONT_TITLE.search(front[1]) if front else None
-    return ParsedDocument(
-        text=text, markdown=True, title=title or (named[1] if named else first), marks=marks, metadata=metadata or {}
-    )
+    title = title or (_unquoted(named[1].strip()) if named else first)
+    return ParsedDocument(text=text, markdown=True, title=title, marks=marks, metadata=metadata or {})
+
+
+def _unquoted(value: str) -> str:
+    return value[1:-1] if len(value) > 2 and value[0] == value[-1] and value[0] in "\"'" else value
 
 
 def markdown_headings(text: str) -> list[Mark]:
@@ -138,7 +143,7 @@ def markdown_headings(text: str) -> list[Mark]:
         elif opening:
             fence = opening[1]
         elif heading := ATX.match(line):
-            _add(marks, position, len(heading[1]), heading[2])
+            _add(marks, position, len(heading[1]), _without_closing(line[heading.end() :]))
         elif (
             previous[0].strip()
             and (under := SETEXT.match(line))
@@ -150,6 +155,13 @@ def markdown_headings(text: str) -> list[Mark]:
     return marks
 
 
+def _without_closing(heading: str) -> str:
+    """The words of an ATX heading without the row of # that may end it."""
+    heading = heading.rstrip(" \t")
+    words = heading.rstrip("#")
+    return words if not words or words[-1] in " \t" else heading
+
+
 def _add(marks: list[Mark], start: int, level: int, text: str) -> None:
-    if words := INLINE.sub(lambda match: match[1] or "", text).strip():
+    if words := INLINE.sub(lambda match: match[1] or "", text[:LONGEST_HEADING]).strip():
         marks.append(Mark(start=start, kind="heading", level=level, text=words[:300]))

@@ -95,7 +95,7 @@ def _label(between: str) -> str:
 
 def named(question: str, known: Sequence[str] | dict[str, int]) -> list[str]:
     """Keys of `known` that the question's words spell out, the longest first where they overlap; in order of appearance."""
-    words = [(match.start(), match.end()) for match in re.finditer(r"[\w'&.-]*\w", question)]
+    words = [(match.start(), match.end()) for match in re.finditer(r"\w+(?:['&.-]+\w+)*", question)]
     found: list[str] = []
     position = 0
     while position < len(words):

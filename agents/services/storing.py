@@ -98,7 +98,7 @@ def chunks_of(parsed: ParsedDocument) -> list[ChunkDraft]:
 
 
 @functools.cache
-def _counter() -> Callable[[str], int]:
+def _counter() -> Callable[..., int]:
     return token_counter(token_count())
 
 

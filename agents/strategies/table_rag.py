@@ -26,10 +26,10 @@ _COUNTS = re.compile(
     r"\b(?:how (?:many|much|long|often|old|far|big|large)|number of|count|total|sum|average|mean|median|most|least|fewest|more|"
     r"less|fewer|highest|lowest|largest|smallest|biggest|longest|shortest|oldest|youngest|newest|best|worst|greatest|maximum|"
     r"minimum|max|min|difference|between|percentage|share|ratio|top|bottom|first|last|before|after|next|previous|each|every|per|"
-    r"compare[ds]?|rank(?:ed|ing)?|sort(?:ed)?|than|only|same|at least|at most|ever|never|all|consecutive)\b|\w{2,}est\b",
+    r"compare[ds]?|rank(?:ed|ing)?|sort(?:ed)?|than|only|same|at least|at most|ever|never|all|consecutive)\b|\b\w{2,}est\b",
     re.IGNORECASE,
 )
-_FENCED = re.compile(r"```(?:\w+)?\s*\n?(.*?)```", re.DOTALL)
+_LANGUAGE = re.compile(r"\A\w*[ \t]*\n")
 _SELECT = re.compile(r"\b(?:SELECT|WITH)\b.*", re.IGNORECASE | re.DOTALL)
 
 
@@ -116,8 +116,9 @@ class TableRAG(Strategy):
 
 def extracted(reply: str) -> str:
     """The statement in a model's reply: what stands in a fence, else from the first SELECT or WITH on."""
-    fenced = _FENCED.search(reply)
-    text = fenced[1] if fenced else reply
+    _, _, behind = reply.partition("```")
+    fenced, closed, _ = behind.partition("```")
+    text = _LANGUAGE.sub("", fenced, count=1) if closed else reply
     statement = _SELECT.search(text)
     return (statement[0] if statement else text).strip().rstrip(";").strip()
 
