@@ -306,6 +306,7 @@ ADAPTRAG_QUANTIZATION_MIN_OVERLAP = _number("ADAPTRAG_QUANTIZATION_MIN_OVERLAP",
 # The chat model that judges answers where a run names none; empty: only runs that name one can be judged by a model.
 ADAPTRAG_JUDGE_BACKEND = env.str("ADAPTRAG_JUDGE_BACKEND", default="")  # openai_compatible, local
 ADAPTRAG_JUDGE_MODEL = env.str("ADAPTRAG_JUDGE_MODEL", default="")
+ADAPTRAG_JUDGE_OPTIONS = _json("ADAPTRAG_JUDGE_OPTIONS")  # of that model: base_url, timeout, prices
 
 # Promotion --------------------------------------------------------------------------------------------------------
 # Rewards and shares lie between 0 and 1; docs/decisions/0015-promotion.md says what the defaults were measured at.

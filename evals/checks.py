@@ -7,7 +7,8 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 
-from agents.llm.factory import OPTIONS
+from adaptrag.common.errors import InvalidInput
+from agents.llm.factory import OPTIONS, validate_options
 
 
 @register
@@ -27,6 +28,17 @@ def check_judge(**kwargs: Any) -> list[CheckMessage]:
                 f"ADAPTRAG_JUDGE_MODEL={model!r} is set without a backend.",
                 hint="Set ADAPTRAG_JUDGE_BACKEND, for example openai_compatible.",
                 id="evals.E002",
+            )
+        ]
+    try:
+        if settings.ADAPTRAG_JUDGE_OPTIONS:
+            validate_options(backend, settings.ADAPTRAG_JUDGE_OPTIONS)
+    except InvalidInput as error:
+        return [
+            Error(
+                f"ADAPTRAG_JUDGE_OPTIONS: {error.message}",
+                hint="Write a JSON object with the chat options of ADAPTRAG_JUDGE_MODEL, such as its prices.",
+                id="evals.E003",
             )
         ]
     return []

@@ -34,7 +34,7 @@ def gate_evidence(run: EvalRun, candidate: str, incumbent: str) -> Evidence:
     scores = {names[1]: [_score(other[key]) for key in shared], names[0]: [_score(own[key]) for key in shared]}
     (difference,) = compare(scores, names[1])
     costs = [_mean([row.cost_usd for row in one.values()]) for one in (own, other)]
-    latencies = [_median([row.latency_ms for row in one.values() if row.model and row.own]) for one in (own, other)]
+    latencies = [_median([row.latency_ms for row in one.values() if row.own]) for one in (own, other)]
     kinds = {EvalRun.Judge.LLM: "judge"}
     references = "corrections" if run.eval_set.source == EvalSet.Source.INTERACTIONS else "gold"
     both = [(a, b) for a, b in zip(scores[names[0]], scores[names[1]], strict=True) if not math.isnan(a + b)]

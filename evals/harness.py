@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -59,11 +60,20 @@ class Asker:
         except Exception as error:
             if not isinstance(error, AdaptRAGError):
                 logger.exception("%s failed on question %s of run %s", variant, question.key, self.run.pk)
-            return EvalResult.objects.create(**values, error=_told(error), trace=list(getattr(error, "trace", ())))
+            spent = getattr(error, "usage", Usage())
+            return EvalResult.objects.create(
+                **values, failed=True, error=_told(error), trace=list(getattr(error, "trace", ())), **asdict(spent)
+            )
         ids = {passage.document_id for passage in answer.passages}
         sources = dict(Document.objects.filter(pk__in=ids).values_list("pk", "source"))
         metrics = answer_metrics(
-            answer, answers=question.answers, gold=question.gold, sources=sources, top_k=self.run.top_k, embed=self.embed
+            answer,
+            answers=question.answers,
+            gold=question.gold,
+            unanswerable=question.unanswerable,
+            sources=sources,
+            top_k=self.run.top_k,
+            embed=self.embed,
         )
         return EvalResult.objects.create(
             **values,
@@ -83,9 +93,10 @@ class Asker:
 
     def _judge(self, result: EvalResult, question: EvalQuestion) -> None:
         """A failed judge leaves the item unscored, never zero."""
+        references = self._references(question)
         try:
             verdict = self.judge.pointwise(
-                question=question.question, answer=result.answer, passages=_shown(result), references=question.answers
+                question=question.question, answer=result.answer, passages=_shown(result), references=references
             )
         except AdaptRAGError as error:
             result.error, spent = _told(error), _spent(error)
@@ -96,14 +107,19 @@ class Asker:
                 "explanation": verdict.explanation,
                 "model": verdict.model,
                 "revision": verdict.revision,
+                "references": bool(references),
             }
         _pay(result, spent)
         result.complete = True
-        result.save(update_fields=["score", "judgement", "error", "complete", "prompt_tokens", "completion_tokens", "cost_usd"])
+        result.save(update_fields=["score", "judgement", "error", "complete", "judge_tokens", "judge_cost_usd"])
+
+    def _references(self, question: EvalQuestion) -> list[str]:
+        return [] if self.run.judge_blind else question.answers
 
     def compare(self, question: EvalQuestion, variant: AgentVariant, own: EvalResult, baseline: EvalResult) -> None:
         """Save the judge's preference between two saved answers; each answer stands with the other's passages."""
-        pair = EvalPair(run=self.run, question=question, variant=variant)
+        references = self._references(question)
+        pair = EvalPair(run=self.run, question=question, variant=variant, references=bool(references))
         passages = list(dict.fromkeys([*_shown(own), *_shown(baseline)]))
         try:
             verdict = self.judge.pairwise(
@@ -111,7 +127,7 @@ class Asker:
                 first=own.answer,
                 second=baseline.answer,
                 passages=passages,
-                references=question.answers,
+                references=references,
             )
         except AdaptRAGError as error:
             pair.error, spent = _told(error), _spent(error)
@@ -120,6 +136,7 @@ class Asker:
                 verdict.winner, EvalPair.Outcome.TIE
             )
             pair.consistent, pair.explanations, spent = verdict.consistent, list(verdict.explanations), verdict.usage
+            pair.model, pair.revision = verdict.model, verdict.revision
         _pay(pair, spent)
         pair.save()
 
@@ -130,9 +147,9 @@ def _shown(result: EvalResult) -> list[str]:
 
 
 def _pay(row: EvalResult | EvalPair, usage: Usage) -> None:
-    row.prompt_tokens += usage.prompt_tokens
-    row.completion_tokens += usage.completion_tokens
-    row.cost_usd += usage.cost_usd
+    """What the judge cost stands apart from what the agent cost."""
+    row.judge_tokens += usage.prompt_tokens + usage.completion_tokens
+    row.judge_cost_usd += usage.cost_usd
 
 
 def _spent(error: AdaptRAGError) -> Usage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
@@ -71,8 +72,21 @@ class JudgeModel:
         )
 
 
-def judge_named(backend: str = "", model: str = "", options: dict[str, Any] | None = None) -> tuple[JudgeModel, str, str]:
-    """(judge, backend, model), from the settings where none is named. Raises InvalidInput where they name none either."""
+@dataclass(frozen=True, kw_only=True)
+class NamedJudge:
+    """A judge with what it was made of."""
+
+    judge: JudgeModel
+    backend: str
+    model: str
+    options: dict[str, Any]
+
+
+def judge_named(backend: str = "", model: str = "", options: dict[str, Any] | None = None) -> NamedJudge:
+    """The judge named, else the settings'. Raises InvalidInput where they name none either, or an option is wrong.
+
+    ADAPTRAG_JUDGE_OPTIONS belong to the settings' model: another one has other prices and stands elsewhere. `options` go first.
+    """
     backend, model = backend or settings.ADAPTRAG_JUDGE_BACKEND, model or settings.ADAPTRAG_JUDGE_MODEL
     if not backend or (not model and backend != "local"):
         raise InvalidInput(
@@ -80,16 +94,29 @@ def judge_named(backend: str = "", model: str = "", options: dict[str, Any] | No
             "or judge by reference.",
             field="judge",
         )
-    options = options or {}
-    validate_options(backend, options)
+    own = (backend, model) == (settings.ADAPTRAG_JUDGE_BACKEND, settings.ADAPTRAG_JUDGE_MODEL)
+    options = {**(settings.ADAPTRAG_JUDGE_OPTIONS if own else {}), **(options or {})}
+    return _judge(backend, model, options)
+
+
+def _judge(backend: str, model: str, options: dict[str, Any]) -> NamedJudge:
+    try:
+        validate_options(backend, options)
+    except InvalidInput as error:
+        raise InvalidInput(f"The judge: {error.message}", field="judge_options") from None
     where = {name: options[name] for name in ("base_url", "answer", "script") if name in options}
-    return JudgeModel(chat_model(backend, model, options), json.dumps([backend, model, where], sort_keys=True)), backend, model
+    judge = JudgeModel(chat_model(backend, model, options), json.dumps([backend, model, where], sort_keys=True))
+    return NamedJudge(judge=judge, backend=backend, model=model, options=options)
 
 
 def judge_model_of(run: EvalRun) -> JudgeModel | None:
-    """The chat model that judges a run, or None; its backend and name are set on the run. Raises InvalidInput."""
+    """The chat model that judges a run, or None. Before the run is saved, its name and options are set on it: settings that
+    change later don't change the run. Raises InvalidInput."""
     if run.judge != EvalRun.Judge.LLM:
         return None
-    judge, run.judge_backend, run.judge_model = judge_named(run.judge_backend, run.judge_model, run.judge_options)
+    if run.pk:
+        return _judge(run.judge_backend, run.judge_model, run.judge_options).judge
+    named = judge_named(run.judge_backend, run.judge_model, run.judge_options)
+    run.judge_backend, run.judge_model, run.judge_options = named.backend, named.model, named.options
     run.judge_revision = PointwiseJudge.revision
-    return judge
+    return named.judge

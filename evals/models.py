@@ -42,7 +42,10 @@ class EvalSet(models.Model):
 
 
 class EvalQuestion(models.Model):
-    """One item: gold answers, gold passages (document source -> gain), both, or neither (then only judges apply)."""
+    """One item: gold answers, gold passages (document source -> gain), both, or neither (then only judges apply).
+
+    `unanswerable`: the documents hold no answer, so that the right one is to say so.
+    """
 
     eval_set = models.ForeignKey(EvalSet, on_delete=models.CASCADE, related_name="questions")
     key = models.CharField(max_length=200)
@@ -51,6 +54,7 @@ class EvalQuestion(models.Model):
     answers = models.JSONField(default=list, blank=True)
     gold = models.JSONField(default=dict, blank=True)
     category = models.CharField(max_length=32, blank=True)
+    unanswerable = models.BooleanField(default=False)
     metadata = models.JSONField(default=dict, blank=True)
 
     class Meta:
@@ -90,11 +94,14 @@ class EvalRun(models.Model):
     judge_model = models.CharField(max_length=300, blank=True)
     judge_options = models.JSONField(default=dict, blank=True)
     judge_revision = models.CharField(max_length=64, blank=True, help_text="Revision of the judge's prompt.")
+    judge_blind = models.BooleanField(default=False, help_text="The judge is not shown the gold answers.")
     pairwise = models.BooleanField(default=False, help_text="The judge also compares each answer with the baseline's.")
     max_questions = models.PositiveIntegerField(null=True, blank=True)
     concurrency = models.PositiveIntegerField(default=4, validators=[MinValueValidator(1), MaxValueValidator(64)])
     budget_tokens = models.PositiveBigIntegerField(null=True, blank=True)
     budget_usd = models.FloatField(null=True, blank=True, validators=[MinValueValidator(0.0)])
+    retried_tokens = models.PositiveBigIntegerField(default=0, help_text="Paid for items that failed and were asked again.")
+    retried_usd = models.FloatField(default=0)
     state = models.CharField(max_length=16, choices=State, default=State.QUEUED)
     job = models.ForeignKey(Job, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
     summary = models.JSONField(null=True, blank=True)
@@ -142,13 +149,18 @@ class EvalResult(models.Model):
     error = models.JSONField(null=True, blank=True, help_text="{code, message} of an agent or judge that failed.")
     score = models.FloatField(null=True, blank=True, help_text="What the run compares by; empty: unscored.")
     metrics = models.JSONField(default=dict, blank=True, help_text="Every metric that could be computed.")
+    failed = models.BooleanField(default=False, help_text="The agent gave no answer; `error` says why.")
     complete = models.BooleanField(default=True, help_text="False while the judge has yet to look at it.")
-    judgement = models.JSONField(null=True, blank=True, help_text="{score, explanation, model, revision} of the judge.")
-    model = models.CharField(max_length=300, blank=True)
+    judgement = models.JSONField(
+        null=True, blank=True, help_text="{score, explanation, model, revision, references: whether it saw gold answers}."
+    )
+    judge_tokens = models.PositiveIntegerField(default=0, help_text="Paid for the verdict; a known verdict costs nothing.")
+    judge_cost_usd = models.FloatField(default=0)
+    model = models.CharField(max_length=300, blank=True, help_text="Empty where the agent asked none.")
     fallback = models.JSONField(null=True, blank=True)
     prompt_tokens = models.PositiveIntegerField(default=0)
     completion_tokens = models.PositiveIntegerField(default=0)
-    cost_usd = models.FloatField(default=0)
+    cost_usd = models.FloatField(default=0, help_text="Of the agent alone.")
     latency_ms = models.FloatField(default=0)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -161,8 +173,8 @@ class EvalResult(models.Model):
 
     @property
     def own(self) -> bool:
-        """Whether the agent answered, and by its own chat model. (An error beside a model's name is the judge's.)"""
-        return self.fallback is None and (self.error is None or bool(self.model))
+        """Whether the agent answered, and not by a fall-back's chat model."""
+        return self.fallback is None and not self.failed
 
 
 class EvalPair(models.Model):
@@ -181,10 +193,12 @@ class EvalPair(models.Model):
     )
     consistent = models.BooleanField(default=True, help_text="False: swapping the answers swapped the preference.")
     explanations = models.JSONField(default=list, blank=True)
+    model = models.CharField(max_length=300, blank=True)
+    revision = models.CharField(max_length=64, blank=True, help_text="Of the pairwise prompt.")
+    references = models.BooleanField(default=False, help_text="The judge saw gold answers.")
     error = models.JSONField(null=True, blank=True)
-    prompt_tokens = models.PositiveIntegerField(default=0)
-    completion_tokens = models.PositiveIntegerField(default=0)
-    cost_usd = models.FloatField(default=0)
+    judge_tokens = models.PositiveIntegerField(default=0)
+    judge_cost_usd = models.FloatField(default=0)
 
     class Meta:
         ordering = ["run", "question", "variant"]

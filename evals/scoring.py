@@ -19,18 +19,22 @@ def answer_metrics(
     *,
     answers: Sequence[str],
     gold: Mapping[str, float],
+    unanswerable: bool = False,
     sources: Mapping[int, str],
     top_k: int,
     embed: Embed | None = None,
 ) -> dict[str, float]:
     """Metrics by name; those that can't be computed are left out, so that no mean counts them as zeros.
 
-    answers: gold answers; gold: document source -> gain; sources: document id -> source of the documents retrieved.
+    answers: gold answers; gold: document source -> gain; sources: document id -> source of the documents retrieved. An agent
+    could answer where a gold passage stood in its prompt, or, with no passage in it, among what it found; without gold passages
+    where there is a gold answer; never an `unanswerable` question.
     """
     ranked = list(dict.fromkeys(sources.get(passage.document_id, "") for passage in answer.passages))
     used = [passage for passage in answer.passages if passage.chunk_id in answer.used]
     texts = [passage.text for passage in used]
     relevant = {source for source, gain in gold.items() if gain > 0}
+    abstained, answerable = abstains(answer.text), bool(answers)
     values = {
         "exact_match": metrics.exact_match(answer.text, answers),
         "token_f1": metrics.token_f1(answer.text, answers),
@@ -45,9 +49,8 @@ def answer_metrics(
     if relevant:
         shown = [sources.get(passage.document_id, "") for passage in used]
         precision, recall = metrics.citation_precision_recall(answer.text, shown, list(relevant))
-        values |= {
-            "citation_precision": precision,
-            "citation_recall": recall if metrics.citations(answer.text) else math.nan,
-            "abstention": metrics.abstention_quality(abstained=abstains(answer.text), answerable=bool(relevant & set(shown))),
-        }
+        values |= {"citation_precision": precision, "citation_recall": math.nan if abstained else recall}
+        answerable = bool(relevant & set(shown or ranked))
+    if unanswerable or relevant or answers:
+        values["abstention"] = metrics.abstention_quality(abstained=abstained, answerable=answerable and not unanswerable)
     return {name: round(value, 6) for name, value in values.items() if not math.isnan(value)}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
+import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +16,35 @@ from evals.errors import BadEvalSet
 
 MAX_BYTES = 64_000_000  # of expanded text; a set that people read and judge is far below
 MAX_QUESTION_CHARS = 8_000
+MAX_CATEGORY_CHARS = 32
+MAX_GAIN = 1e9
 MAX_COMPLAINTS = 20
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000|\x00")
 # The predecessor's and other tools' words for the same fields.
 _QUESTION, _ANSWERS, _KEY = (
     ("question", "text", "query"),
     ("answers", "answer", "gold_answer", "expected"),
     ("id", "_id", "key"),
 )
+_READ = {*_QUESTION, *_ANSWERS, *_KEY, "gold", "category", "unanswerable", "metadata"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """`gold` maps a document's source to its gain."""
+    """`gold` maps a document's source to its gain; to an `unanswerable` question the documents hold no answer."""
 
     key: str
     question: str
     answers: tuple[str, ...] = ()
     gold: dict[str, float] = field(default_factory=dict)
     category: str = ""
+    unanswerable: bool = False
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def as_line(self) -> str:
         values = asdict(self)
+        if not self.unanswerable:
+            values.pop("unanswerable")
         return json.dumps({"id": values.pop("key"), **values}, ensure_ascii=False, sort_keys=True)
 
 
@@ -49,7 +58,7 @@ def digest(items: Iterable[Item]) -> str:
 
 def read_jsonl(path: Path) -> list[Item]:
     """Items of a JSON-lines file (or .gz). Raises BadEvalSet with the line numbers of what is wrong."""
-    return _items(path.name, ((number, _parsed(path.name, number, line)) for number, line in _lines(path)))
+    return _items(path.name, ((number, _parsed(number, line)) for number, line in _lines(path)))
 
 
 def read_beir(folder: Path) -> list[Item]:
@@ -61,17 +70,24 @@ def read_beir(folder: Path) -> list[Item]:
     queries = _existing(folder, "queries.jsonl")
     gold, dataset = _qrels(folder), folder.resolve().name
     items = []
-    for item in _items(queries.name, ((number, _parsed(queries.name, number, line)) for number, line in _lines(queries))):
-        answers = item.metadata.get("answers", item.answers)
-        answers = (answers,) if isinstance(answers, str) else tuple(str(answer) for answer in answers)
-        rest = {name: value for name, value in item.metadata.items() if name != "answers"}
+    for item in _items(queries.name, ((number, _beir_row(number, _parsed(number, line))) for number, line in _lines(queries))):
         passages = {f"{dataset}/{passage}": gain for passage, gain in gold.get(item.key, {}).items()}
-        found = Item(key=item.key, question=item.question, answers=answers, gold=passages, metadata=rest)
-        if found.answers or found.gold:
-            items.append(found)
+        if item.answers or passages or item.unanswerable:
+            items.append(replace(item, gold=passages))
     if not items:
         raise BadEvalSet(f"{folder} has no query with answers or judged passages. Add metadata.answers or qrels/test.tsv.")
     return items
+
+
+def _beir_row(number: int, row: dict[str, Any] | str) -> dict[str, Any] | str:
+    """The row with its metadata's answers as its own, which is where BEIR sets keep them."""
+    metadata = {} if isinstance(row, str) else row.get("metadata")
+    if not isinstance(metadata, dict) or "answers" not in metadata:
+        return row
+    answers = [] if metadata["answers"] is None else metadata["answers"]
+    answers = [str(one) if isinstance(one, int | float) else one for one in answers] if isinstance(answers, list) else answers
+    rest = {name: value for name, value in metadata.items() if name != "answers"}
+    return {**{name: value for name, value in row.items() if name not in _ANSWERS}, "answers": answers, "metadata": rest}
 
 
 def _existing(folder: Path, name: str) -> Path:
@@ -92,13 +108,20 @@ def _qrels(folder: Path) -> dict[str, dict[str, float]]:
                 continue
             try:
                 query, passage, gain = parts
-                gold.setdefault(query, {})[passage] = float(gain)
+                gold.setdefault(query, {})[passage] = _gain(float(gain))
             except ValueError:
                 raise BadEvalSet(
                     f"{path.name}, line {number}: expected query-id, corpus-id and score between tabs, not {line[:80]!r}.",
                     lines=[number],
                 ) from None
     return gold
+
+
+def _gain(value: Any) -> float:
+    """Raises ValueError for what is no gain: a number from 0 to MAX_GAIN."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_GAIN:
+        raise ValueError(value)
+    return float(value)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -117,16 +140,24 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                     ) from None
                 if line:
                     yield number, line
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise BadEvalSet(f"{path} can't be read: {error}") from None
 
 
-def _parsed(name: str, number: int, line: str) -> dict[str, Any] | str:
-    """The line's object, or the complaint about it."""
+def _parsed(number: int, line: str) -> dict[str, Any] | str:
+    """The line's object, or the complaint about it: also what Python reads and no database keeps."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         return f"line {number} is not JSON ({str(error)[:80]})"
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError as error:
+        return f"line {number} holds half a character ({error.object[error.start : error.end]!r})"
+    except ValueError:
+        return f"line {number} holds NaN, Infinity or a number too large for JSON"
+    if _NUL.search(line):
+        return f"line {number} holds a NUL (\\u0000)"
     return value if isinstance(value, dict) else f"line {number} holds {type(value).__name__}, not an object"
 
 
@@ -157,19 +188,31 @@ def _item(number: int, row: dict[str, Any]) -> Item | str:
     question = next((row[name] for name in _QUESTION if name in row), None)
     if not isinstance(question, str) or not question.strip():
         return f"line {number} has no question (a text under {', '.join(_QUESTION)})"
-    if len(question) > MAX_QUESTION_CHARS or "\x00" in question:
-        return f"line {number}: the question has over {MAX_QUESTION_CHARS:,} characters or a NUL"
+    if len(question) > MAX_QUESTION_CHARS:
+        return f"line {number}: the question has over {MAX_QUESTION_CHARS:,} characters"
     answers = next((row[name] for name in _ANSWERS if row.get(name) is not None), [])
     answers = [answers] if isinstance(answers, str) else answers
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         return f"line {number}: answers must be texts, not {json.dumps(answers)[:80]}"
     gold = row.get("gold") or {}
-    gold = dict.fromkeys(gold, 1.0) if isinstance(gold, list) else gold
-    if not isinstance(gold, dict) or not all(isinstance(gain, int | float) and gain >= 0 for gain in gold.values()):
-        return f"line {number}: gold must map document sources to gains of 0 or more"
+    if isinstance(gold, list) and all(isinstance(source, str) for source in gold):
+        gold = dict.fromkeys(gold, 1.0)
+    try:
+        gold = {str(source): _gain(gain) for source, gain in gold.items()}
+    except (AttributeError, ValueError):
+        return f"line {number}: gold must map document sources to gains from 0 to {MAX_GAIN:g}"
     metadata = row.get("metadata") or {}
     if not isinstance(metadata, dict):
         return f"line {number}: metadata must be an object"
+    other = {name: value for name, value in row.items() if name not in _READ}
+    if twice := sorted(other.keys() & metadata.keys()):
+        return f"line {number}: {twice[0]!r} stands beside the metadata and in it"
+    category = row.get("category") or ""
+    if not isinstance(category, str) or len(category) > MAX_CATEGORY_CHARS:
+        return f"line {number}: the category must be a text of at most {MAX_CATEGORY_CHARS} characters"
+    unanswerable = row.get("unanswerable", False)
+    if not isinstance(unanswerable, bool) or (unanswerable and answers):
+        return f"line {number}: unanswerable must be true or false, and true only without answers"
     key = next((row[name] for name in _KEY if row.get(name) not in (None, "")), f"line-{number}")
     if len(str(key)) > 200:
         return f"line {number}: the id has over 200 characters"
@@ -177,7 +220,8 @@ def _item(number: int, row: dict[str, Any]) -> Item | str:
         key=str(key),
         question=question.strip(),
         answers=tuple(answers),
-        gold={str(source): float(gain) for source, gain in gold.items()},
-        category=str(row.get("category") or "")[:32],
-        metadata=metadata,
+        gold=gold,
+        category=category,
+        unanswerable=unanswerable,
+        metadata=metadata | other,
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 RESAMPLES = 4000
 POWER = 0.8
+EQUAL = 1e-9  # differences of scores below this are arithmetic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,14 @@ class Comparison:
         questions = f"{self.n} question{'' if self.n == 1 else 's'}"
         if self.n < 2 or math.isnan(self.low):
             return f"Not enough data to compare {self.agent} with {self.baseline}: {questions}."
+        if self.high - self.low < EQUAL:  # every question says the same, so there is no spread and no interval
+            if abs(self.difference) < EQUAL:
+                return f"No difference shown between {self.agent} and {self.baseline}: identical on all {questions}."
+            if self.p_adjusted < 0.05:
+                word = "better" if self.difference > 0 else "worse"
+                return f"{self.agent} is {word} than {self.baseline} by {abs(self.difference):.2f} on all {questions}."
+            why = f"{self.difference:+.2f} on all {questions}, too few for the test ({self.test}, p = {self.p_adjusted:.2f})"
+            return f"No difference shown between {self.agent} and {self.baseline}: {why}."
         interval = f"95 % interval {self.low:.2f} to {self.high:.2f}; {questions}"
         if self.p_adjusted < 0.05 and (self.low > 0 or self.high < 0):
             word = "better" if self.difference > 0 else "worse"
@@ -154,7 +163,7 @@ def sample_size(difference: float, deviation: float, *, alpha: float = 0.05, pow
 def _interval(values: np.ndarray, confidence: float, seed: int, *, bounded: bool = True) -> tuple[float, float]:
     from scipy.stats import bootstrap, norm
 
-    if np.ptp(values) == 0:
+    if np.ptp(values) < EQUAL:
         if not bounded:
             return float(values[0]), float(values[0])
         z, n, share = norm.ppf(0.5 + confidence / 2), values.size, float(np.clip(values[0], 0, 1))

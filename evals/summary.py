@@ -24,6 +24,8 @@ class ResultRow:
     completion_tokens: int
     cost_usd: float
     failed: bool
+    judge_tokens: int = 0
+    judge_cost_usd: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -34,6 +36,8 @@ class PairRow:
     agent: str
     outcome: str
     consistent: bool
+    judge_tokens: int = 0
+    judge_cost_usd: float = 0.0
 
 
 def summarise(
@@ -48,7 +52,9 @@ def summarise(
         "questions": len({row.question for row in rows}),
         "agents": [_agent(agent, list(by_agent[agent].values()), winners) for agent in agents],
         "comparisons": _comparisons(by_agent, baseline or agents[0]),
-        "pairwise": [_preferences(agent, baseline or agents[0], rows) for agent, rows in _by_agent(pairs, agents).items()],
+        "pairwise": _preferences(by_agent, baseline or agents[0], _by_agent(pairs, agents)),
+        "judge_tokens": sum(row.judge_tokens for row in (*rows, *pairs)),
+        "judge_cost_usd": round(sum(row.judge_cost_usd for row in (*rows, *pairs)), 6),
     }
 
 
@@ -57,29 +63,63 @@ def _by_agent(pairs: Sequence[PairRow], agents: Sequence[str]) -> dict[str, list
     return {agent: rows for agent, rows in found.items() if rows}
 
 
-def _preferences(agent: str, baseline: str, rows: Sequence[PairRow]) -> dict[str, Any]:
-    """Wins, ties and losses of an agent before the judge, with the exact sign test; `position_bias` is the share of the
-    comparisons in which swapping the answers swapped the preference (they count as ties)."""
+def _preferences(
+    by_agent: dict[str, dict[str, ResultRow]], baseline: str, pairs: dict[str, list[PairRow]]
+) -> list[dict[str, Any]]:
+    """Each agent's preferences, with Holm over the agents compared; `unscored`: questions asked of both without a verdict."""
     from scipy.stats import binomtest
+    from statsmodels.stats.multitest import multipletests
 
+    p_values: dict[str, float] = {}
+    for agent, rows in pairs.items():
+        wins, losses = _count(rows, "win"), _count(rows, "loss")
+        if wins + losses:
+            p_values[agent] = float(binomtest(wins, wins + losses).pvalue)
+    adjusted = multipletests(list(p_values.values()), method="holm")[1] if p_values else []
+    holm = dict(zip(p_values, map(float, adjusted), strict=True))
+    return [
+        _preference(
+            agent, baseline, rows, asked=len(by_agent[agent].keys() & by_agent[baseline].keys()),
+            p_value=p_values.get(agent), p_adjusted=holm.get(agent),
+        )
+        for agent, rows in pairs.items()
+    ]  # fmt: skip
+
+
+def _count(rows: Sequence[PairRow], outcome: str) -> int:
+    return sum(row.outcome == outcome for row in rows)
+
+
+def _preference(
+    agent: str, baseline: str, rows: Sequence[PairRow], *, asked: int, p_value: float | None, p_adjusted: float | None
+) -> dict[str, Any]:
+    """Wins, ties and losses of an agent before the judge, by the exact sign test; `position_bias` is the share of the
+    comparisons in which swapping the answers swapped the preference (they count as ties)."""
     judged = [row for row in rows if row.outcome]
-    wins, losses = (sum(row.outcome == outcome for row in judged) for outcome in ("win", "loss"))
+    wins, losses = _count(rows, "win"), _count(rows, "loss")
     swapped = sum(not row.consistent for row in judged)
-    p_value = float(binomtest(wins, wins + losses).pvalue) if wins + losses else None
     verdict = "is preferred to" if wins > losses else "is less liked than"
-    words = f"{agent} {verdict} {baseline}" if p_value is not None and p_value < 0.05 else f"No preference shown for {agent}"
+    words = (
+        f"{agent} {verdict} {baseline}" if p_adjusted is not None and p_adjusted < 0.05 else f"No preference shown for {agent}"
+    )
+    ties = len(judged) - wins - losses
     bias = f"; in {swapped} of {len(judged)} the order of the answers decided (position bias)" if swapped else ""
+    told = f"{wins} wins, {ties} ties, {losses} losses in {len(judged)}{bias} (pairwise: not calibrated)"
     return {
         "agent": agent,
         "baseline": baseline,
         "n": len(judged),
         "wins": wins,
-        "ties": len(judged) - wins - losses,
+        "ties": ties,
         "losses": losses,
-        "unscored": len(rows) - len(judged),
+        "unscored": max(asked, len(rows)) - len(judged),
         "position_bias": _number(swapped / len(judged)) if judged else None,
         "p_value": None if p_value is None else _number(p_value),
-        "sentence": f"{words}: {wins} wins, {len(judged) - wins - losses} ties, {losses} losses in {len(judged)}{bias}.",
+        "p_adjusted": None if p_adjusted is None else _number(p_adjusted),
+        "calibrated": False,  # nothing compares preferences with people's or with gold answers
+        "judge_tokens": sum(row.judge_tokens for row in rows),
+        "judge_cost_usd": round(sum(row.judge_cost_usd for row in rows), 6),
+        "sentence": f"{words}: {told}.",
     }
 
 
@@ -115,6 +155,8 @@ def _agent(agent: str, rows: Sequence[ResultRow], winners: dict[str, str | None]
         "prompt_tokens": sum(row.prompt_tokens for row in rows),
         "completion_tokens": sum(row.completion_tokens for row in rows),
         "cost_usd": round(sum(row.cost_usd for row in rows), 6),
+        "judge_tokens": sum(row.judge_tokens for row in rows),
+        "judge_cost_usd": round(sum(row.judge_cost_usd for row in rows), 6),
         "metrics": {name: _metric([row.metrics[name] for row in rows if name in row.metrics]) for name in names},
     }
 

@@ -271,7 +271,7 @@ def _hold(run: EvalRun) -> None:
     """An agent that mostly failed was not compared: its chat model is down, say. Resuming asks it again."""
     for variant in run.labelled().values():
         rows = run.results.filter(variant=variant)
-        failed = rows.filter(error__isnull=False, model="")
+        failed = rows.filter(failed=True)
         if 2 * failed.count() > rows.count():
             words = f"{variant} failed on {failed.count()} of {rows.count()} questions: {failed.first().error['message']}"
             failed.delete()

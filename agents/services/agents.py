@@ -185,7 +185,7 @@ def agent_answer(variant: AgentVariant, request: AgentRequest, *, on_text: OnTex
     """The one way to an answer: API, chat page, comparison, evaluation and simulation all come here.
 
     Raises NothingIngested, ChatModelUnavailable, ChatModelTimeout, InvalidInput; such an error carries the steps so far as
-    its `trace` attribute.
+    its `trace` attribute, and what they cost as `usage`.
     """
     begun = time.perf_counter()
     tools = Tools(
@@ -201,7 +201,7 @@ def agent_answer(variant: AgentVariant, request: AgentRequest, *, on_text: OnTex
     try:
         draft = agent_strategy(variant).answer(request, tools)
     except Exception as error:
-        error.trace = tuple(tools.trace)
+        error.trace, error.usage = tuple(tools.trace), tools.usage
         if isinstance(error, IndexNotReady) and (job := derived_enqueue(request.collection, [error.details["kind"]])):
             error.details["job"] = job.pk
         raise

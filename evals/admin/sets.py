@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from django.contrib import admin, messages
@@ -20,7 +18,7 @@ from unfold.decorators import display
 from adaptrag.common.errors import AdaptRAGError
 from evals.admin.forms import SetForm
 from evals.models import EvalSet
-from evals.services import evalset_default, evalset_export, evalset_from_path
+from evals.services import evalset_default, evalset_export, evalset_upload
 
 QUESTIONS = 50  # a page
 
@@ -93,11 +91,7 @@ class EvalSetAdmin(ModelAdmin):
         upload = form.cleaned_data["file"]
         if not upload:
             return evalset_default(user=user)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / Path(upload.name).name
-            with file.open("wb") as handle:
-                handle.writelines(upload.chunks())
-            return evalset_from_path(file, name=form.cleaned_data["name"], user=user)
+        return evalset_upload(filename=upload.name, chunks=upload.chunks(), name=form.cleaned_data["name"], user=user)
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None

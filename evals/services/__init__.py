@@ -15,7 +15,15 @@ from evals.services.experiments import (
     experiment_start,
 )
 from evals.services.ratings import interactions_judge, interactions_rate
-from evals.services.reports import evalrun_csv, evalrun_items, evalrun_json, evalrun_regressions, evalrun_summary
+from evals.services.reports import (
+    evalrun_comparable,
+    evalrun_csv,
+    evalrun_items,
+    evalrun_json,
+    evalrun_regressions,
+    evalrun_summary,
+    evalrun_summary_now,
+)
 from evals.services.runs import (
     RunRequest,
     evalrun_cancel,
@@ -33,6 +41,7 @@ from evals.services.sets import (
     evalset_from_interactions,
     evalset_from_path,
     evalset_get,
+    evalset_upload,
 )
 
 __all__ = [
@@ -41,6 +50,7 @@ __all__ = [
     "ExperimentReport",
     "RunRequest",
     "evalrun_cancel",
+    "evalrun_comparable",
     "evalrun_create",
     "evalrun_csv",
     "evalrun_execute",
@@ -54,12 +64,14 @@ __all__ = [
     "evalrun_resume",
     "evalrun_start",
     "evalrun_summary",
+    "evalrun_summary_now",
     "evalset_create",
     "evalset_default",
     "evalset_export",
     "evalset_from_interactions",
     "evalset_from_path",
     "evalset_get",
+    "evalset_upload",
     "experiment_absent",
     "experiment_assign",
     "experiment_create",

@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import Any
 
 from django.db import connection
-from django.db.models import Sum
+from django.db.models import F, Sum
 from django.utils import timezone
 
 from adaptrag.common.errors import Conflict
@@ -83,7 +83,7 @@ def _ask_missing(run: EvalRun, report: Progress) -> str:
 
     def comparing() -> Iterable[Work]:
         for question in questions:
-            both = {result.variant_id: result for result in run.results.filter(question=question).exclude(model="")}
+            both = {result.variant_id: result for result in run.results.filter(question=question, failed=False)}
             for variant in variants:
                 if variant == baseline or (question.pk, variant.pk) in compared:
                     continue
@@ -155,17 +155,21 @@ def _in_thread(work: Work) -> None:
         work()
 
 
+def evalrun_spent(run: EvalRun, *, retried: bool = True) -> tuple[int, float]:
+    """(tokens, US dollars) paid so far for agents and judge together, `retried` items included that were asked again."""
+    answers = run.results.aggregate(
+        tokens=Sum(F("prompt_tokens") + F("completion_tokens") + F("judge_tokens"), default=0),
+        usd=Sum(F("cost_usd") + F("judge_cost_usd"), default=0.0),
+    )
+    pairs = run.pairs.aggregate(tokens=Sum("judge_tokens", default=0), usd=Sum("judge_cost_usd", default=0.0))
+    tokens, usd = answers["tokens"] + pairs["tokens"], answers["usd"] + pairs["usd"]
+    return (tokens + run.retried_tokens, usd + run.retried_usd) if retried else (tokens, usd)
+
+
 def _over_budget(run: EvalRun) -> bool:
     if run.budget_tokens is None and run.budget_usd is None:
         return False
-    tokens = usd = 0.0
-    for rows in (run.results, run.pairs):
-        spent = rows.aggregate(
-            prompt=Sum("prompt_tokens", default=0),
-            completion=Sum("completion_tokens", default=0),
-            usd=Sum("cost_usd", default=0.0),
-        )
-        tokens, usd = tokens + spent["prompt"] + spent["completion"], usd + spent["usd"]
+    tokens, usd = evalrun_spent(run)
     return (run.budget_tokens is not None and tokens >= run.budget_tokens) or (
         run.budget_usd is not None and usd >= run.budget_usd
     )

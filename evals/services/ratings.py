@@ -20,7 +20,8 @@ MOST = 5000  # interactions a job
 
 def interactions_judge(ids: Iterable[UUID], *, backend: str = "", model: str = "", user: Any = None) -> Job:
     """Let the judge rate logged answers, on the queue. Raises InvalidInput where no judge model is named or configured."""
-    _, backend, model = judge_named(backend, model)
+    named = judge_named(backend, model)
+    backend, model = named.backend, named.model
     chosen = sorted(map(str, ids))
     if not 1 <= len(chosen) <= MOST:
         raise InvalidInput(f"Choose 1 to {MOST:,} interactions, not {len(chosen):,}.", field="interactions")
@@ -31,19 +32,21 @@ def interactions_judge(ids: Iterable[UUID], *, backend: str = "", model: str = "
 def interactions_rate(
     ids: Iterable[str], *, backend: str, model: str, progress: Callable[[float, str], None]
 ) -> dict[str, Any]:
-    """Rate answered interactions, one rating each by this judge; returns counts. People's corrections are its references."""
-    judge, _, _ = judge_named(backend, model)
-    rows = Interaction.objects.filter(pk__in=list(ids), state=Interaction.State.ANSWERED).prefetch_related("rewards")
+    """Rate answered interactions, one rating each by this judge; returns counts.
+
+    It sees no corrections: people's ratings are what it is calibrated by, and a correction would tell it theirs.
+    """
+    judge = judge_named(backend, model).judge
+    rows = Interaction.objects.filter(pk__in=list(ids), state=Interaction.State.ANSWERED)
     total, rated, failed, last = rows.count(), 0, 0, ""
     for number, interaction in enumerate(rows):
         progress(number / total, f"{number} of {total} answers")
-        ratings = [one for one in interaction.rewards.all() if one.source == Reward.Source.USER]
         try:
             verdict = judge.pointwise(
                 question=interaction.question,
                 answer=interaction.answer,
                 passages=[source["text"] for source in interaction.sources if source.get("used", True)],
-                references=[one.correction for one in ratings if one.correction],
+                references=[],
             )
             feedback_record(
                 interaction_id=interaction.pk,

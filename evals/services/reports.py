@@ -13,8 +13,8 @@ from typing import Any
 from django.conf import settings
 
 from adaptrag.common.errors import InvalidInput
-from evals.models import EvalResult, EvalRun
-from evals.selectors import judge_calibration
+from evals.models import EvalPair, EvalResult, EvalRun
+from evals.selectors import Known, judge_calibration
 from evals.statistics import compare, holm
 from evals.summary import PairRow, ResultRow, comparison_dict, summarise, winners_of
 
@@ -23,19 +23,33 @@ def evalrun_summary(run: EvalRun) -> dict[str, Any]:
     """The object that `evals --json` prints, over what is answered so far."""
     labels = [variant.label for variant in run.labelled().values()]
     labels.sort(key=lambda label: label != run.baseline)
-    calibration = judge_calibration(run) if run.judge == EvalRun.Judge.LLM else None
     return {
         "run": run.pk,
         "eval_set": str(run.eval_set),
         "judge": run.judge,
         "judge_model": run.judge_model,
-        "judge_calibrated": calibration.calibrated if calibration else None,
-        "judge_calibration": calibration.words() if calibration else "",
+        "judge_blind": run.judge_blind,
+        **_calibration(run),
         "state": run.state,
         "top_k": run.top_k,
         "collection": run.collection.name if run.collection else None,
         **summarise(_rows(run), labels, run.baseline, _pairs(run)),
         "results_file": run.results_file,
+    }
+
+
+def evalrun_summary_now(run: EvalRun, known: Known | None = None) -> dict[str, Any]:
+    """The summary kept at the end of a run with what is known of its judge today; computed where the run goes on."""
+    if not run.summary or run.state in run.LIVE:
+        return evalrun_summary(run)
+    return {**run.summary, **_calibration(run, known)}
+
+
+def _calibration(run: EvalRun, known: Known | None = None) -> dict[str, Any]:
+    calibration = judge_calibration(run, known) if run.judge == EvalRun.Judge.LLM else None
+    return {
+        "judge_calibrated": calibration.calibrated if calibration else None,
+        "judge_calibration": calibration.words() if calibration else "",
     }
 
 
@@ -45,10 +59,7 @@ def evalrun_regressions(run: EvalRun, baseline: EvalRun) -> list[dict[str, Any]]
     A question is the same where id, words and gold answers are. Raises InvalidInput where the runs were judged differently or
     share no agent with scores.
     """
-    judges = [(one.judge, one.judge_model, one.judge_revision) for one in (run, baseline)]
-    if judges[0] != judges[1]:
-        told = " and ".join(f"{judge} {model} {revision}".strip() for judge, model, revision in judges)
-        raise InvalidInput(f"Run {run.pk} and run {baseline.pk} were judged differently ({told}): their scores don't compare.")
+    evalrun_comparable(run, baseline)
     now, before = _scores(run), _scores(baseline)
     shared = sorted(now.keys() & before.keys())
     if not shared:
@@ -60,6 +71,19 @@ def evalrun_regressions(run: EvalRun, baseline: EvalRun) -> list[dict[str, Any]]
         scores = {former: [before[agent][key] for key in questions], agent: [now[agent][key] for key in questions]}
         rows += compare(scores, former)
     return [comparison_dict(row) for row in holm(rows)]
+
+
+def evalrun_comparable(run: EvalRun, baseline: EvalRun) -> None:
+    """Raises InvalidInput where two runs are judged differently."""
+    judges = [_judged_by(one) for one in (run, baseline)]
+    if judges[0] != judges[1]:
+        told = " and ".join(judges)
+        raise InvalidInput(f"Run {run.pk} and run {baseline.pk} were judged differently ({told}): their scores don't compare.")
+
+
+def _judged_by(run: EvalRun) -> str:
+    where = run.judge_options.get("base_url", "")
+    return " ".join(filter(None, [run.judge, run.judge_model, where, run.judge_revision, "blind" if run.judge_blind else ""]))
 
 
 def _scores(run: EvalRun) -> dict[str, dict[str, float]]:
@@ -74,6 +98,7 @@ def _scores(run: EvalRun) -> dict[str, dict[str, float]]:
 def evalrun_items(run: EvalRun) -> Iterator[dict[str, Any]]:
     """Question by question: the gold answers, every agent's answer with its scores, and the winner."""
     labels, winners = run.labelled(), winners_of(_rows(run))
+    pairs = {(pair.question_id, pair.variant_id): pair for pair in run.pairs.all()}
     item: dict[str, Any] = {}
     for result in _results(run).select_related("question"):
         question = result.question
@@ -88,9 +113,25 @@ def evalrun_items(run: EvalRun) -> Iterator[dict[str, Any]]:
                 "winner": winners.get(question.key),
                 "agents": {},
             }
-        item["agents"][labels[result.variant_id].label] = _as_dict(result)
+        pair = pairs.get((result.question_id, result.variant_id))
+        item["agents"][labels[result.variant_id].label] = _as_dict(result) | {"pairwise": pair and pair_dict(pair)}
     if item:
         yield item
+
+
+def pair_dict(pair: EvalPair) -> dict[str, Any]:
+    """The judge's preference against the baseline's answer to the same question."""
+    return {
+        "outcome": pair.outcome,
+        "consistent": pair.consistent,
+        "explanations": pair.explanations,
+        "model": pair.model,
+        "revision": pair.revision,
+        "references": pair.references,
+        "error": pair.error,
+        "judge_tokens": pair.judge_tokens,
+        "judge_cost_usd": pair.judge_cost_usd,
+    }
 
 
 def _as_dict(result: EvalResult) -> dict[str, Any]:
@@ -105,27 +146,39 @@ def _as_dict(result: EvalResult) -> dict[str, Any]:
         "prompt_tokens": result.prompt_tokens,
         "completion_tokens": result.completion_tokens,
         "cost_usd": result.cost_usd,
+        "judge_tokens": result.judge_tokens,
+        "judge_cost_usd": result.judge_cost_usd,
         "sources": [source["document"] for source in result.sources],
     }
 
 
 def evalrun_json(run: EvalRun) -> str:
-    return json.dumps({**evalrun_summary(run), "questions": list(evalrun_items(run))}, ensure_ascii=False, indent=1)
+    return json.dumps({**evalrun_summary_now(run), "questions": list(evalrun_items(run))}, ensure_ascii=False, indent=1)
 
 
 def evalrun_csv(run: EvalRun) -> Iterable[str]:
     """One line for each answer. Texts that a spreadsheet would run as a formula begin with an apostrophe."""
     names = sorted({name for metrics in run.results.values_list("metrics", flat=True) for name in metrics})
     plain = ["answer", "score", "model", "latency_ms", "prompt_tokens", "completion_tokens", "cost_usd"]
-    yield _line(["id", "question", "gold_answers", "agent", *plain, "explanation", "error", *names])
+    plain += ["judge_tokens", "judge_cost_usd"]
+    calibrated = {None: "", True: "yes", False: "no"}[_calibration(run)["judge_calibrated"]]
+    paired = ["pairwise", "pairwise_consistent", "pairwise_explanations"] if run.pairwise else []
+    yield _line(
+        ["id", "question", "gold_answers", "agent", *plain, "explanation", "judge_calibrated", "error", *paired, *names]
+    )
     for item in evalrun_items(run):
         for agent, row in item["agents"].items():
             yield _line(
                 [item["id"], item["question"], " | ".join(item["gold_answers"]), agent]
                 + [row[name] for name in plain]
-                + [(row["judgement"] or {}).get("explanation", ""), (row["error"] or {}).get("message", "")]
+                + [(row["judgement"] or {}).get("explanation", ""), calibrated, (row["error"] or {}).get("message", "")]
+                + (_pair_cells(row["pairwise"]) if paired else [])
                 + [row["metrics"].get(name) for name in names]
             )
+
+
+def _pair_cells(pair: dict[str, Any] | None) -> list[Any]:
+    return [pair["outcome"], pair["consistent"], " | ".join(pair["explanations"])] if pair else ["", "", ""]
 
 
 def _line(cells: list[Any]) -> str:
@@ -169,7 +222,9 @@ def _rows(run: EvalRun) -> list[ResultRow]:
             prompt_tokens=result.prompt_tokens,
             completion_tokens=result.completion_tokens,
             cost_usd=result.cost_usd,
-            failed=bool(result.error) and not result.model,
+            failed=result.failed,
+            judge_tokens=result.judge_tokens,
+            judge_cost_usd=result.judge_cost_usd,
             metrics=result.metrics,
         )
         for result in _results(run).select_related("question").defer("sources", "trace", "answer")
@@ -178,5 +233,13 @@ def _rows(run: EvalRun) -> list[ResultRow]:
 
 def _pairs(run: EvalRun) -> list[PairRow]:
     labels = run.labelled()
-    rows = run.pairs.values_list("variant_id", "outcome", "consistent")
-    return [PairRow(agent=labels[variant].label, outcome=outcome, consistent=same) for variant, outcome, same in rows]
+    return [
+        PairRow(
+            agent=labels[pair.variant_id].label,
+            outcome=pair.outcome,
+            consistent=pair.consistent,
+            judge_tokens=pair.judge_tokens,
+            judge_cost_usd=pair.judge_cost_usd,
+        )
+        for pair in run.pairs.all()
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +19,12 @@ from agents.selectors import collection_for, live_variant
 from evals.errors import UnknownRun
 from evals.judging import judge_model_of
 from evals.models import EvalRun, EvalSet
+from evals.services.execution import evalrun_spent
 from evals.tasks import RUN
 from rewards.services import prior_set
 
 MOST_PULLS = 10_000
+PRICES = {"price_prompt_per_million", "price_completion_per_million"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,7 @@ class RunRequest:
     """What to ask whom.
 
     `agents` are names (their newest live revision), "name@revision", or variants; `baseline` is the first by default.
-    `pairwise` lets the LLM judge also compare each answer with the baseline's.
+    `pairwise` lets the LLM judge also compare each answer with the baseline's; a `judge_blind` one sees no gold answers.
     """
 
     eval_set: EvalSet
@@ -41,6 +44,7 @@ class RunRequest:
     judge_backend: str = ""
     judge_model: str = ""
     judge_options: dict[str, Any] = field(default_factory=dict)
+    judge_blind: bool = False
     pairwise: bool = False
     max_questions: int | None = None
     concurrency: int = 4
@@ -85,6 +89,7 @@ def evalrun_create(request: RunRequest) -> EvalRun:
         judge_backend=request.judge_backend,
         judge_model=request.judge_model,
         judge_options=request.judge_options,
+        judge_blind=request.judge_blind,
         pairwise=request.pairwise,
         max_questions=request.max_questions,
         concurrency=request.concurrency,
@@ -93,6 +98,8 @@ def evalrun_create(request: RunRequest) -> EvalRun:
         created_by=request.user,
     )
     judge_model_of(run)
+    if run.budget_usd is not None:
+        _check_priced(run, variants)
     run.save()
     run.variants.set(variants)
     labels = {variant.pk: variant.label for variant in run.labelled().values()}
@@ -102,6 +109,23 @@ def evalrun_create(request: RunRequest) -> EvalRun:
         raise InvalidInput(f"The baseline {request.baseline!r} is not among the agents {known}.", field="baseline")
     run.save(update_fields=["baseline"])
     return run
+
+
+def _check_priced(run: EvalRun, variants: Sequence[AgentVariant]) -> None:
+    """A budget in money stops nothing that has no price. A model that is free says so with prices of 0."""
+    asked = [(str(variant), variant.chat_backend, variant.chat_model, variant.chat_options) for variant in variants]
+    if run.judge == EvalRun.Judge.LLM:
+        asked.append(("the judge", run.judge_backend, run.judge_model, run.judge_options))
+    for who, backend, model, options in asked:
+        fallback = options.get("fallback") or {}
+        models = [(backend, model, options), (fallback.get("backend"), fallback.get("model"), fallback.get("options", {}))]
+        for place, name, chosen in models:
+            if place == "openai_compatible" and not PRICES & chosen.keys():
+                raise InvalidInput(
+                    f"A budget in US dollars would never stop {who}: {name} has no price. Set {' and '.join(sorted(PRICES))} "
+                    "in its options (0 where it is free), or take a budget in tokens.",
+                    field="budget_usd",
+                )
 
 
 def _collection(request: RunRequest) -> Collection:
@@ -189,12 +213,29 @@ def evalrun_prepare(
         retry_failed and (run.results.filter(failed).exists() or run.pairs.filter(failed).exists())
     ):
         raise Conflict(f"{run} is done; nothing is missing. Start a new run to ask again.")
+    budgets = {"budget_tokens": budget_tokens, "budget_usd": budget_usd}
+    for name, value in budgets.items():
+        setattr(run, name, getattr(run, name) if value is None else value)
+    if budget_usd is not None:
+        _check_priced(run, list(run.variants.all()))
+    _check_left(run)
     if retry_failed:
-        run.results.filter(failed, model="").delete()
+        run.retried_tokens, run.retried_usd = evalrun_spent(run)
+        run.results.filter(failed=True).delete()
         run.results.filter(failed).update(complete=False, error=None)  # the answer is there, its verdict isn't
         run.pairs.filter(failed).delete()
-    budgets = {"budget_tokens": budget_tokens, "budget_usd": budget_usd}
-    EvalRun.objects.filter(pk=run.pk).update(**{name: value for name, value in budgets.items() if value is not None})
+        kept = evalrun_spent(run, retried=False)
+        run.retried_tokens, run.retried_usd = run.retried_tokens - kept[0], max(0.0, run.retried_usd - kept[1])
+    run.save(update_fields=[*budgets, "retried_tokens", "retried_usd"])
+
+
+def _check_left(run: EvalRun) -> None:
+    """Raises Conflict where the run would stop again at once."""
+    tokens, usd = evalrun_spent(run)
+    if run.budget_tokens is not None and tokens >= run.budget_tokens:
+        raise Conflict(f"{run} has spent {tokens:,} tokens of {run.budget_tokens:,}. Resume it with a larger budget_tokens.")
+    if run.budget_usd is not None and usd >= run.budget_usd:
+        raise Conflict(f"{run} has spent {usd:.4f} USD of {run.budget_usd:g}. Resume it with a larger budget_usd.")
 
 
 def evalrun_priors(run: EvalRun, *, pulls: float, user: Any = None) -> int:

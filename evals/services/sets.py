@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def evalset_create(
                 answers=list(item.answers),
                 gold=item.gold,
                 category=item.category,
+                unanswerable=item.unanswerable,
                 metadata=item.metadata,
             )
             for ordinal, item in enumerate(items)
@@ -66,8 +68,10 @@ def evalset_create(
     return eval_set
 
 
-def evalset_from_path(path: Path, *, name: str = "", user: Any = None) -> EvalSet:
-    """A set from a BEIR folder or a JSON-lines file; its name is the file's where none is given. Raises BadEvalSet."""
+def evalset_from_path(path: Path, *, name: str = "", origin: str = "", user: Any = None) -> EvalSet:
+    """A set from a BEIR folder or a JSON-lines file; its name is the file's where none is given, its origin the path.
+
+    Raises BadEvalSet."""
     if path.is_dir():
         items, source = read_beir(path), EvalSet.Source.BEIR
     elif path.is_file():
@@ -75,7 +79,16 @@ def evalset_from_path(path: Path, *, name: str = "", user: Any = None) -> EvalSe
     else:
         raise BadEvalSet(f"There is no eval set and no file or folder named {str(path)!r}.")
     named = name or re.sub(r"[^a-z0-9_-]+", "-", path.name.lower().removesuffix(".gz").removesuffix(".jsonl")).strip("-_")
-    return evalset_create(name=named[:64] or "set", items=items, source=source, origin=str(path), user=user)
+    return evalset_create(name=named[:64] or "set", items=items, source=source, origin=origin or str(path), user=user)
+
+
+def evalset_upload(*, filename: str, chunks: Iterable[bytes], name: str = "", user: Any = None) -> EvalSet:
+    """A set from an uploaded JSON-lines file (or .gz); its origin is the upload's name. Raises BadEvalSet."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / Path(filename).name
+        with file.open("wb") as handle:
+            handle.writelines(chunks)
+        return evalset_from_path(file, name=name, origin=filename, user=user)
 
 
 def evalset_default(user: Any = None) -> EvalSet:
@@ -106,6 +119,7 @@ def evalset_items(eval_set: EvalSet) -> Iterable[Item]:
             answers=tuple(row.answers),
             gold=row.gold,
             category=row.category,
+            unanswerable=row.unanswerable,
             metadata=row.metadata,
         )
 

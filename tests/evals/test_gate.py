@@ -49,7 +49,7 @@ class TestEvidence:
     def test_a_failed_answer_is_worth_nothing_and_is_not_left_out(self, pair):
         run = run_of("keeper@1", "keeper@2")
         some = EvalResult.objects.filter(run=run, variant=pair[1], question__key__in=["q0", "q1", "q2"])
-        some.update(score=None, model="", error={"code": "agent_failed", "message": "broke"})
+        some.update(score=None, failed=True, error={"code": "agent_failed", "message": "broke"})
         evidence = gate_evidence(run, "keeper@2", "keeper@1")
         assert (evidence.n, evidence.difference) == (4, 0.25)
 

@@ -179,7 +179,7 @@ def test_a_run_compares_pairs_and_reports_position_bias(server):
     run = run_of(server, 6, pairwise=True)
     (row,) = run.summary["pairwise"]
     assert (row["agent"], row["baseline"], row["losses"], row["position_bias"]) == ("two", "one", 6, 0.0)
-    assert row["sentence"] == "two is less liked than one: 0 wins, 0 ties, 6 losses in 6."
+    assert row["sentence"] == "two is less liked than one: 0 wins, 0 ties, 6 losses in 6 (pairwise: not calibrated)."
     asked = len(server.requests)
     evalrun_execute(evalrun_create_like(run).pk)
     assert len(server.requests) == asked  # every verdict was known

@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.llm.base import Usage
+from agents.retrieval.base import Passage
+from agents.strategies.base import AgentAnswer
 from evals import metrics
+from evals.scoring import answer_metrics
 
 
 @pytest.mark.parametrize(
@@ -40,6 +44,46 @@ def test_squad_normalisation(text, normalised):
 def test_token_f1_and_exact_match(answer, golds, f1, em):
     assert metrics.token_f1(answer, golds) == pytest.approx(f1)
     assert metrics.exact_match(answer, golds) == em
+
+
+def normalised_as_published(text):
+    """SQuAD's rule by its definition: lower case, no punctuation, no articles, single spaces."""
+    kept = "".join(character for character in text.lower() if not is_punctuation(character))
+    parts, word = [], ""
+    for character in kept:  # an article is a run of word characters that is exactly a, an or the
+        if character.isalnum() or character == "_":
+            word += character
+            continue
+        parts += [" " if word in ("a", "an", "the") else word, character]
+        word = ""
+    parts.append(" " if word in ("a", "an", "the") else word)
+    return " ".join("".join(parts).split())
+
+
+def is_punctuation(character):
+    return character.isascii() and character.isprintable() and not character.isalnum() and character != " "
+
+
+@given(
+    st.lists(st.one_of(st.sampled_from(["the", "A", "an", "The.", "AN-", "theory", "a’s"]), st.text(max_size=6)), max_size=8)
+)
+def test_normalisation_agrees_with_a_second_implementation(parts):
+    text = " ".join(parts)
+    assert metrics.squad_normalised(text) == normalised_as_published(text)
+
+
+@given(st.text(alphabet="aAnNthe .,-", max_size=14), st.text(alphabet="aAnNthe .,-", max_size=14))
+def test_token_f1_agrees_with_a_second_implementation(answer, gold):
+    left, right = normalised_as_published(answer).split(), normalised_as_published(gold).split()
+    shared, rest = 0, list(right)
+    for token in left:
+        if token in rest:
+            rest.remove(token)
+            shared += 1
+    both = len(left) + len(right)
+    expected = float(not both) if not left or not right else 2 * shared / both
+    assert metrics.token_f1(answer, [gold]) == pytest.approx(expected)
+    assert metrics.exact_match(answer, [gold]) == float(left == right)
 
 
 def test_without_golds_nothing_is_scored():
@@ -104,6 +148,44 @@ def test_support_by_words_and_by_embedding():
 
     assert metrics.embedding_support("up. side.", ["up. down."], embed) == pytest.approx(0.5)
     assert metrics.embedding_support("down.", ["up."], embed) == 0.0
+
+
+def answered(text, *, document=1, used=True):
+    passage = Passage(
+        chunk_id=7, document_id=document, document="d", heading="", text="Marta Olsen", score=1.0, rank=1, retriever="bm25"
+    )
+    return AgentAnswer(
+        text=text, passages=(passage,), used=frozenset({7} if used else ()), trace=(), usage=Usage(), model="m", fallback=None,
+        latency_ms=1.0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "item", "expected"),
+    [
+        ("I do not know.", {"answers": ["Marta"]}, 0.0),  # answers alone: the documents are taken to hold it
+        ("Marta.", {"answers": ["Marta"]}, 1.0),
+        ("I do not know.", {"unanswerable": True}, 1.0),
+        ("Marta.", {"unanswerable": True, "gold": {"a.md": 1.0}}, 0.0),
+        ("I do not know.", {"gold": {"a.md": 1.0}}, 0.0),
+        ("I do not know.", {"gold": {"other.md": 1.0}}, 1.0),
+        ("Marta.", {}, None),
+    ],
+)
+def test_abstaining_is_right_where_the_question_has_no_answer(text, item, expected):
+    values = answer_metrics(answered(text), **({"answers": [], "gold": {}} | item), sources={1: "a.md"}, top_k=5)
+    assert values.get("abstention") == expected
+    unused = answer_metrics(answered(text, used=False), **({"answers": [], "gold": {}} | item), sources={1: "a.md"}, top_k=5)
+    assert unused.get("abstention") == expected  # found and not put into a prompt: it could have been
+
+
+def test_a_gold_passage_that_was_shown_and_not_cited_costs_recall():
+    def recall(text, source="a.md"):
+        values = answer_metrics(answered(text), answers=[], gold={source: 1.0}, sources={1: "a.md"}, top_k=5)
+        return values.get("citation_recall")
+
+    assert (recall("Marta."), recall("Marta [1]."), recall("Marta [2].")) == (0.0, 1.0, 0.0)
+    assert recall("I do not know.") is None and recall("Marta.", "other.md") is None
 
 
 def test_abstention_is_right_where_nothing_could_be_answered():

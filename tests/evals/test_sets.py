@@ -21,9 +21,17 @@ def test_jsonl_round_trip_is_lossless(tmp_path):
         ),
         sets.Item(key="q2", question="Why?"),
     ]
+    items.append(sets.Item(key="q3", question="When \\u0000?", unanswerable=True))
     path = write(tmp_path / "set.jsonl", *(item.as_line() for item in items))
     assert sets.read_jsonl(path) == items
     assert sets.digest(sets.read_jsonl(path)) == sets.digest(items)
+
+
+def test_fields_that_nobody_knows_are_kept_in_the_metadata(tmp_path):
+    row = {"id": "q1", "question": "Who?", "difficulty": "hard", "asked_by": ["ola"], "metadata": {"n": 1}}
+    (item,) = sets.read_jsonl(write(tmp_path / "set.jsonl", row))
+    assert item.metadata == {"n": 1, "difficulty": "hard", "asked_by": ["ola"]}
+    assert sets.read_jsonl(write(tmp_path / "again.jsonl", item.as_line())) == [item]
 
 
 def test_the_predecessors_words_are_understood(tmp_path):
@@ -44,6 +52,17 @@ def test_the_predecessors_words_are_understood(tmp_path):
         ({"id": "q2", "question": "Who?", "gold": {"a": -1}}, "line 2: gold must map"),
         ({"id": "q2", "question": "Who?", "metadata": 3}, "line 2: metadata must be an object"),
         ("[" * 100_000, "line 2 is not JSON"),
+        ('{"id": "q2", "question": "\\ud800?"}', "line 2 holds half a character"),
+        ('{"id": "q2", "question": "Who?", "answers": ["\\ud800"]}', "line 2 holds half a character"),
+        ('{"id": "q2", "question": "Who?", "metadata": {"x": NaN}}', "line 2 holds NaN, Infinity or a number too large"),
+        ('{"id": "q2", "question": "Who?", "metadata": {"x": 1e999}}', "line 2 holds NaN, Infinity or a number too large"),
+        ('{"id": "q2", "question": "Who?", "gold": {"a": -Infinity}}', "line 2 holds NaN, Infinity or a number too large"),
+        ({"id": "q2", "question": "Who?", "gold": {"a": 10**400}}, "line 2: gold must map"),
+        ({"id": "q2", "question": "Who?", "gold": [{"a": 1}]}, "line 2: gold must map"),
+        ('{"id": "q2", "question": "Who\\u0000?"}', "line 2 holds a NUL"),
+        ({"id": "q2", "question": "Who?", "category": "x" * 33}, "line 2: the category must be a text of at most 32"),
+        ({"id": "q2", "question": "Who?", "unanswerable": True, "answers": ["a"]}, "line 2: unanswerable must be true"),
+        ({"id": "q2", "question": "Who?", "level": 1, "metadata": {"level": 2}}, "line 2: 'level' stands beside"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, row, words):
@@ -80,6 +99,39 @@ def test_a_truncated_gzip_is_named(tmp_path):
     path.write_bytes(gzip.compress(b'{"question": "Who?"}\n' * 50)[:-12])
     with pytest.raises(BadEvalSet, match="can't be read"):
         sets.read_jsonl(path)
+
+
+def test_a_gzip_with_damaged_data_is_named(tmp_path):
+    path = tmp_path / "set.jsonl.gz"
+    whole = bytearray(gzip.compress(b'{"question": "Who keeps the lighthouse at the harbour?"}\n' * 50))
+    whole[14:24] = b"\xff" * 10
+    path.write_bytes(whole)
+    with pytest.raises(BadEvalSet, match="can't be read"):
+        sets.read_jsonl(path)
+
+
+@pytest.mark.parametrize("answers", [5, {"a": 1}, [{"a": 1}], True])
+def test_answers_of_a_beir_query_that_are_no_texts_are_named(tmp_path, answers):
+    write(tmp_path / "queries.jsonl", {"_id": "q0", "text": "Who?", "metadata": {"answers": None}},
+          {"_id": "q1", "text": "Who?", "metadata": {"answers": answers}})  # fmt: skip
+    with pytest.raises(BadEvalSet, match="line 2: answers must be texts"):
+        sets.read_beir(tmp_path)
+
+
+def test_a_beir_query_without_answers_says_null_or_nothing_and_numbers_are_texts(tmp_path):
+    write(tmp_path / "queries.jsonl", {"_id": "q0", "text": "Who?", "metadata": {"answers": None}},
+          {"_id": "q1", "text": "When?", "metadata": {"answers": [1911]}})  # fmt: skip
+    (item,) = sets.read_beir(tmp_path)
+    assert (item.key, item.answers) == ("q1", ("1911",))
+
+
+@pytest.mark.parametrize("gain", ["nan", "inf", "-1", "many"])
+def test_a_gain_that_is_none_is_named(tmp_path, gain):
+    write(tmp_path / "queries.jsonl", {"_id": "q1", "text": "Who?"})
+    (tmp_path / "qrels").mkdir()
+    write(tmp_path / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore", f"q1\tp1\t{gain}")
+    with pytest.raises(BadEvalSet, match=r"test\.tsv, line 2"):
+        sets.read_beir(tmp_path)
 
 
 def test_a_beir_folder_brings_answers_and_gold_passages(tmp_path):

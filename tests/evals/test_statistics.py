@@ -91,7 +91,14 @@ def test_only_items_scored_for_both_are_compared():
 def test_identical_agents_do_not_differ():
     (comparison,) = compare({"a": [0.1, 0.5, 0.9], "b": [0.1, 0.5, 0.9]}, "a")
     assert (comparison.p_value, comparison.ties, comparison.difference) == (1.0, 3, 0.0)
-    assert "No difference shown" in comparison.sentence()
+    assert comparison.sentence() == "No difference shown between b and a: identical on all 3 questions."
+
+
+def test_a_difference_that_is_the_same_everywhere_has_no_interval_to_tell():
+    (shown,) = compare({"a": [0.1, 0.3, 0.5] * 10, "b": [0.3, 0.5, 0.7] * 10}, "a")
+    assert shown.sentence() == "b is better than a by 0.20 on all 30 questions."
+    (few,) = compare({"a": [0.1, 0.3], "b": [0.3, 0.5]}, "a")
+    assert few.sentence().startswith("No difference shown between b and a: +0.20 on all 2 questions, too few for the test")
 
 
 def test_one_shared_item_is_not_enough_data():
