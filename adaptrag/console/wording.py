@@ -54,8 +54,8 @@ def why(interaction: Interaction) -> str:
     if interaction.mode == Interaction.Mode.EXPERIMENT:
         return f"The experiment {interaction.policy} gave this session its agent."
     chosen = chosen_candidate(interaction)
-    if chosen is None:
-        return ""
+    if chosen is None or any("pulls" not in one for one in interaction.candidates):
+        return ""  # an imported log need not say what its policy saw
     if len(interaction.candidates) == 1:
         return "The only agent that is switched on."
     others = [one for one in interaction.candidates if one is not chosen]

@@ -36,17 +36,18 @@ def policyestimate_start(estimate: PolicyEstimate, user: Any = None) -> PolicyEs
 
 
 def policyestimate_execute(pk: int, progress: Callable[[float, str], Any]) -> dict[str, Any]:
-    """Walk the policy through the log and estimate its value; what stands in the way is kept as the row's error."""
+    """Walk the policy through the log and estimate its value; whatever stands in the way is kept as the row's error."""
     estimate = PolicyEstimate.objects.get(pk=pk)
     try:
-        result = _estimated(estimate, progress)
-    except (AdaptRAGError, ValueError) as error:
-        estimate.error = getattr(error, "message", str(error))
+        estimate.result, estimate.error = _estimated(estimate, progress), ""
+        with transaction.atomic():
+            estimate.save(update_fields=["result", "error"])
+    except Exception as error:
+        said = getattr(error, "message", str(error))
+        estimate.error = said if isinstance(error, AdaptRAGError | ValueError) else f"{type(error).__name__}: {said}"
         estimate.save(update_fields=["error"])
         raise
-    estimate.result, estimate.error = result, ""
-    estimate.save(update_fields=["result", "error"])
-    return {"estimate": pk, "n": result["n"]}
+    return {"estimate": pk, "n": estimate.result["n"]}
 
 
 def _estimated(estimate: PolicyEstimate, progress: Callable[[float, str], Any]) -> dict[str, Any]:

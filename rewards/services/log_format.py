@@ -26,6 +26,7 @@ from django.core.exceptions import ValidationError
 from adaptrag.common.errors import InvalidInput
 from rewards.models import Interaction, Reward
 from rewards.services.feedback import COMMENT_MAX, CORRECTION_MAX, RATER_MAX, reward_checked, text_checked
+from rewards.services.log_values import LISTS, problem_of
 
 # The predecessor's ratings name nobody: an interaction's are then all by one rater, whose last one stands.
 UNNAMED_RATER = "reward_log"
@@ -33,9 +34,8 @@ UNNAMED_RATER = "reward_log"
 NAMESPACE = uuid5(NAMESPACE_URL, "adaptrag:reward_log")
 
 _TEXTS = ("question", "category", "answer", "session", "model", "policy")
-_LISTS = ("messages", "sources", "trace", "candidates")
 _COLUMNS = (
-    *("state", "error", "question", "session", "category", "top_k", "answer", "model", "fallback", *_LISTS),
+    *("state", "error", "question", "session", "category", "top_k", "answer", "model", "fallback", *LISTS),
     *("mode", "policy", "policy_revision", "propensity", "seed"),
     *("prompt_tokens", "completion_tokens", "cost_usd", "latency_ms"),
 )
@@ -153,10 +153,11 @@ def _interaction(pk: UUID, values: dict[str, Any], default_time: datetime) -> In
     if revision is not None and (isinstance(revision, bool) or not isinstance(revision, int) or revision < 1):
         raise InvalidRecord(f"revision must be a whole number from 1, not {revision!r}.")
     values = {key: value for key, value in values.items() if value is not None}
-    for names, kind, what in ((_TEXTS, str, "text"), (_LISTS, list, "a list")):
-        for name in names:
-            if name in values and not isinstance(values[name], kind):
-                raise InvalidRecord(f"{name} must be {what}, not {str(values[name])!r:.50}.")
+    for name in _TEXTS:
+        if name in values and not isinstance(values[name], str):
+            raise InvalidRecord(f"{name} must be text, not {str(values[name])!r:.50}.")
+    if problem := problem_of(values):
+        raise InvalidRecord(problem)
     row = Interaction(
         pk=pk, created_at=_time(values, ("created_at", "timestamp"), default_time), mode=Interaction.Mode.IMPORTED
     )
@@ -170,6 +171,12 @@ def _interaction(pk: UUID, values: dict[str, Any], default_time: datetime) -> In
     except ValidationError as error:
         name, messages = next(iter(error.message_dict.items()))
         raise InvalidRecord(f"{name}: {messages[0]}") from error
+    if row.propensity is not None and not 0 < row.propensity <= 1:
+        # Off-policy evaluation divides by it.
+        raise InvalidRecord(f"propensity must be above 0 and at most 1, or null where it is not known, not {row.propensity}.")
+    for name in ("cost_usd", "latency_ms"):
+        if not 0 <= getattr(row, name) < math.inf:
+            raise InvalidRecord(f"{name} must be a number from 0, not {getattr(row, name)}.")
     return InteractionRecord(
         row=row, agent=agent, revision=revision, collection=_name(values, "collection"), asked_by=_name(values, "asked_by")
     )

@@ -86,6 +86,21 @@ def test_an_empty_log_says_what_to_do_first(operator):
     assert PolicyEstimate.objects.get().job.state == "failed"
 
 
+@pytest.mark.parametrize("fault", ["breaks", "no JSON"])
+def test_whatever_fails_is_said_on_the_row(operator, log, monkeypatch, fault):
+    def estimated(estimate, progress):
+        if fault == "breaks":
+            raise KeyError("agent")
+        return {"n": 300, "logged_mean": float("nan")}
+
+    monkeypatch.setattr("evals.services.estimates._estimated", estimated)
+    text = asked(operator).content.decode()
+    estimate = PolicyEstimate.objects.get()
+    assert estimate.result is None and estimate.job.state == "failed"
+    assert estimate.error.startswith("KeyError: " if fault == "breaks" else "IntegrityError: ")
+    assert "No estimate." in text
+
+
 def test_wrong_values_are_refused_beside_the_form(operator, log):
     for fields, says in (
         ({"kind": "discounted_thompson", "parameter_unit": "days"}, "not in days"),

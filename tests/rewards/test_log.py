@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
@@ -12,6 +13,7 @@ from django.core.management import call_command
 
 from adaptrag.common.errors import InvalidInput
 from agents.models import AgentVariant, Collection
+from agents.retrieval.base import Passage
 from rewards.errors import InvalidLogLine
 from rewards.models import BanditArm, Interaction, PromotionDecision, Pull, Reward
 from rewards.services import log_export, log_import
@@ -43,7 +45,8 @@ def rich_log(django_user_model):
         asked = interaction(
             agents[i % 3], question=f"Why {i}? Ä\n\u2028", answer="Because \"of\" it.", category=("factual", "vague")[i % 2],
             messages=[{"role": "user", "content": "Hi"}], session=f"s{i}", collection=shelf if i % 4 else None, top_k=i,
-            sources=[{"chunk_id": i, "text": "passage", "score": dice.random()}], trace=[{"step": "retrieve", "ms": 1.5}],
+            sources=[{"chunk_id": i, "document": "d.md", "text": "passage", "score": dice.random()}],
+            trace=[{"step": "retrieve", "ms": 1.5}],
             model="m", fallback={"from": "a", "to": "b", "reason": "down"} if i % 5 == 0 else None, policy="thompson",
             mode=("bandit", "manual_override", "compare")[i % 3], policy_revision=2, propensity=dice.random(), seed=2**62 + i,
             candidates=[{"agent": "alpha", "probability": dice.random()}], prompt_tokens=i, completion_tokens=2 * i,
@@ -151,6 +154,13 @@ def test_an_unknown_agent_is_an_error_unless_it_shall_be_made():
 
 
 GOOD = predecessor()[0]
+SOURCE = {"chunk_id": 1, "document": "a.md", "text": "Because."}
+
+
+def logged(**fields):
+    return json.dumps({"interaction_id": "q-3", "question": "Why?", "agent": "naive_rag", "category": "factual", **fields})
+
+
 BAD = {
     "not JSON": "{",
     "a list": "[1]",
@@ -175,6 +185,34 @@ BAD = {
     "sources of text": '{"interaction_id": "q-3", "question": "?", "agent": "naive_rag", "category": "vague", "sources": 1}',
     "a date that is none": '{"interaction_id": "q-1", "reward": 1, "created_at": "yesterday"}',
     "an unknown source": '{"interaction_id": "q-1", "reward": 1, "source": "oracle"}',
+    "sources that are names": logged(sources=["a.md"]),
+    "a source without its passage's id": logged(sources=[{"document": "a.md", "text": "Because.", "used": True}]),
+    "a source without its document": logged(sources=[{"chunk_id": 1, "text": "Because.", "used": True}]),
+    "a source without a text": logged(sources=[{"chunk_id": 1, "document": "a.md"}]),
+    "a source beyond the database's integers": logged(sources=[SOURCE | {"chunk_id": 2**70}]),
+    "a source from outside without its address": logged(sources=[SOURCE | {"chunk_id": -1}]),
+    "a source whose address is a script": logged(sources=[SOURCE | {"url": "javascript:alert(1)"}]),
+    "a source on rows that are no span": logged(sources=[SOURCE | {"place": {"rows": [1]}}]),
+    "a source with scores of text": logged(sources=[SOURCE | {"scores": {"bm25": "high"}}]),
+    "candidates that are names": logged(candidates=["x"]),
+    "a candidate without a probability": logged(candidates=[{"agent": "naive_rag"}]),
+    "a candidate without an agent": logged(candidates=[{"probability": 0.5}]),
+    "a candidate that is chosen twice as often as always": logged(candidates=[{"agent": "naive_rag", "probability": 2}]),
+    "a candidate with pulls and no mean": logged(candidates=[{"agent": "naive_rag", "probability": 1, "pulls": 3}]),
+    "messages of text": logged(messages=["Hello"]),
+    "a message of nobody": logged(messages=[{"role": "nobody", "content": "Hello"}]),
+    "a message without content": logged(messages=[{"role": "user"}]),
+    "a trace of text": logged(trace=["retrieve"]),
+    "a step that took a text": logged(trace=[{"step": "chat", "ms": "long"}]),
+    "a step with grades of text": logged(trace=[{"step": "grade", "grades": ["good"]}]),
+    "a fall-back of text": logged(fallback="down"),
+    "an error of text": logged(error="down", state="failed"),
+    "a propensity of 0": logged(propensity=0),
+    "a propensity below 0": logged(propensity=-0.5),
+    "a propensity above 1": logged(propensity=1.5),
+    "a propensity that is no number": logged(propensity="nan"),
+    "a latency without end": logged(latency_ms="inf"),
+    "a cost below 0": logged(cost_usd=-1),
 }  # fmt: skip
 
 
@@ -194,6 +232,24 @@ def test_a_bad_line_stops_the_import_with_nothing_imported(line):
         log_import([GOOD, '{"interaction_id": "q-1", "reward": 0.5}', line], on_error="stop", create_missing=True)
     assert caught.value.details["line"] == 3
     assert not any(model.objects.exists() for model in (AgentVariant, Interaction, Reward, BanditArm))
+
+
+def test_a_line_as_strategies_and_router_write_it_is_taken():
+    """With what is null, empty, from outside the collection, or unknown to this version."""
+    variant("naive_rag")
+    passage = Passage(chunk_id=1, document_id=1, document="a.md", text="Because.", score=1, rank=1, retriever="bm25")
+    outside = dataclasses.replace(passage, chunk_id=-2, url="https://example.org", place={"rows": [3, 9]}, scores={"web": 1.0})
+    line = logged(
+        sources=[passage.as_source() | {"used": True}, outside.as_source() | {"used": False, "later": [1]}],
+        candidates=[{"agent": "naive_rag", "revision": 1, "variant_id": 1, "probability": 1.0, "pulls": 0.0, "mean": None}],
+        messages=[{"role": "user", "content": ""}, {"role": "assistant", "content": "Yes."}],
+        trace=[{"step": "retrieve", "at_ms": 0, "ms": 1.5, "found": [], "purpose": "question"}, {"step": "later", "new": {}}],
+        propensity=1, fallback=None, error=None, mode="bandit",
+    )  # fmt: skip
+    result = log_import([line], on_error="stop")
+    row = Interaction.objects.get()
+    assert (result.interactions_created, len(row.sources), row.propensity) == (1, 2, 1)
+    assert json.loads(exported()[0])["sources"] == row.sources
 
 
 def test_stopping_late_undoes_earlier_batches(monkeypatch):
