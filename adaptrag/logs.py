@@ -12,10 +12,13 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.functional import SimpleLazyObject
 from django_structlog.middlewares import RequestMiddleware
 
+from adaptrag.common.errors import AdaptRAGError
+
 logger = logging.getLogger("adaptrag.requests")
 events = structlog.get_logger("adaptrag.requests")
 
 FORMS = ("console", "json")
+OPERATORS_MATTER = (409, 422)
 # Run for every line, ours and those of libraries that log through the standard module.
 SHARED = [
     structlog.contextvars.merge_contextvars,
@@ -102,6 +105,13 @@ def _user_id(request: HttpRequest) -> int | None:
     if isinstance(user, SimpleLazyObject):
         user = getattr(request, "_cached_user", None)  # set once a view has looked
     return getattr(user, "pk", None)
+
+
+def refusal_note(error: AdaptRAGError) -> None:
+    """Log what an operator can do something about: 409 (nothing ingested, no agent, limits that can't be kept), 422 (a file
+    that can't be read) and everything from 500 on. What a caller alone can put right stays out."""
+    if error.status in OPERATORS_MATTER or error.status >= 500:
+        logger.warning("%s: %s", error.code, error.message)
 
 
 def request_id() -> str:

@@ -18,7 +18,7 @@ from django.utils import timezone
 from adaptrag.common.errors import AdaptRAGError, InvalidInput
 from adaptrag.common.ids import uuid7
 from agents.classifier import CATEGORIES, classify
-from agents.errors import AgentFailed, UnknownCollection
+from agents.errors import AgentFailed, NothingIngested, UnknownCollection
 from agents.llm.base import Message, OnText
 from agents.models import AgentVariant, Collection
 from agents.selectors import collection_for, live_variant, live_variants, variants_ready
@@ -342,7 +342,7 @@ def _top_k(top_k: int | None) -> int:
 def _visible(name: str | None, allowed: Sequence[str] | frozenset[str] | None) -> Collection:
     try:
         collection = collection_for(name)
-    except UnknownCollection:
+    except (NothingIngested, UnknownCollection):
         if allowed is None:
             raise
         collection = None

@@ -8,7 +8,7 @@ from django.conf import settings
 
 from adaptrag.common.errors import NotFound
 from adaptrag.common.prepared import Prepared
-from agents.errors import UnknownAgent, UnknownCollection
+from agents.errors import NothingIngested, UnknownAgent, UnknownCollection
 from agents.models import AgentVariant, Collection, DerivedIndex, DocumentImage
 from agents.strategies import STRATEGIES
 
@@ -79,11 +79,21 @@ def live_variant(name: str) -> AgentVariant:
 
 
 def collection_for(name: str | None) -> Collection:
-    """The collection of that name, or the default one. Raises UnknownCollection, which names those there are."""
+    """The collection of that name, or the default one. Raises UnknownCollection, which names those there are.
+
+    The default one comes with its first document: where it is missing no name is wrong, and NothingIngested is raised.
+    """
     wanted = settings.ADAPTRAG_DEFAULT_COLLECTION if name is None else name
     found = _named(wanted)
     if not found:
-        known = ", ".join(Collection.objects.values_list("name", flat=True)) or "none yet: add documents first"
+        known = ", ".join(Collection.objects.values_list("name", flat=True))
+        if wanted == settings.ADAPTRAG_DEFAULT_COLLECTION:
+            others = f", or name another collection: {known}" if known else ""
+            raise NothingIngested(
+                f"The collection {wanted!r} has no documents yet. Add some in the admin or with manage.py ingest{others}.",
+                collection=wanted,
+            )
+        known = known or "none yet: add documents first"
         raise UnknownCollection(f"There is no collection {wanted!r}. Collections: {known}.", collection=wanted)
     return found[0]
 

@@ -7,6 +7,7 @@ from typing import Any
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError, connections
 
+from agents.models import AgentVariant
 from agents.selectors import live_variants
 from rewards.bandit import traffic_bounds
 from rewards.models import AgentLimit, CategoryPin, RoutingPolicy
@@ -20,14 +21,14 @@ def check_policy(databases: Any = None, **kwargs: Any) -> list[CheckMessage]:
     if not databases:
         return []
     try:
-        policy = RoutingPolicy.objects.filter(active=True).first()
+        # A site that was never asked has no row yet; what it will get is the default.
+        policy = RoutingPolicy.objects.filter(active=True).first() or RoutingPolicy()
         variants, limits = live_variants(), list(AgentLimit.objects.all())
         bounds = taking_bounds(variants, limits)
         pins = list(CategoryPin.objects.all())
+        registered = bool(variants) or AgentVariant.objects.exists()
     except DatabaseError:
         return []  # before the first migration
-    if policy is None:
-        return []
     found: list[CheckMessage] = []
     try:
         policy.rule()
@@ -48,6 +49,14 @@ def check_policy(databases: Any = None, **kwargs: Any) -> list[CheckMessage]:
                     id="rewards.W001",
                 )
             )
+    if registered and not taking:
+        found.append(
+            Warning(
+                "No question can be answered: every agent is switched off, paused or retired, or still a candidate.",
+                hint="Enable an agent in the admin, or end its pause under Traffic limits.",
+                id="rewards.W003",
+            )
+        )
     found += [
         Warning(
             f"Questions of the category {pin.category!r} are refused: their agent, {pin.agent_name!r}, doesn't answer.",

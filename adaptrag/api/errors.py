@@ -17,7 +17,7 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 
 from adaptrag.common.errors import AdaptRAGError, InvalidInput, Unavailable
-from adaptrag.logs import request_id
+from adaptrag.logs import refusal_note, request_id
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +68,7 @@ def error_of(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, body and headers for any exception. An unexpected one is logged; its text stays in the log."""
     match error:
         case AdaptRAGError():
-            if error.status >= 500:
-                logger.warning("%s: %s", error.code, error.message)
+            refusal_note(error)
             headers = {"Retry-After": str(error.details.get("retry_after", 5))} if error.status == 503 else {}
             return error.status, error_body(error.code, error.message, error.details), headers
         case exceptions.ValidationError():

@@ -18,6 +18,7 @@ from adaptrag.console.charts import band_chart, markers, stacked_bars
 from adaptrag.console.figures import latency_percentile, mean_rewards, proportion
 from agents.models import AgentVariant, Document
 from agents.selectors import live_variants
+from rewards.checks import check_policy
 from rewards.models import Interaction, Reward
 from rewards.rollup.read import log_series, log_sums
 from rewards.rollup.sums import Sums
@@ -93,6 +94,8 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
         context["queues"] = [one for one in queue_status() if one.stalled]
     if request.user.has_perm("rewards.view_promotiondecision"):
         context["promotions_waiting"] = decisions_waiting()
+    if request.user.has_perm("rewards.view_routingpolicy"):
+        context["unroutable"] = check_policy(databases=["default"])
     context["jobs"] = live_jobs(request)
     context["troubles"] = _troubles(request)
     steps = _steps()

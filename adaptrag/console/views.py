@@ -20,6 +20,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from adaptrag.common.errors import AdaptRAGError, InvalidInput, NotFound
 from adaptrag.console import conversations, wording
 from adaptrag.console.dashboard import live_jobs
+from adaptrag.logs import refusal_note
 from adaptrag.orchestrator import QueryRequest, query
 from agents.models import Chunk, Collection, Document, DocumentImage
 from agents.selectors import answering_variants, image_path
@@ -78,6 +79,7 @@ def _ask(request: HttpRequest, conversation: UUID) -> HttpResponse:
             )
         )
     except AdaptRAGError as error:
+        refusal_note(error)
         return _chat_page(request, conversation, error=error)
     chosen = {name: request.POST[name] for name in ("agent", "collection") if request.POST.get(name)}
     return redirect(f"{reverse('conversation', args=[conversation])}?{urlencode(chosen)}#turn-{result.interaction_id}")

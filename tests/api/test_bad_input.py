@@ -3,9 +3,15 @@
 import json
 
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
 
+from adaptrag.api.streaming import Events, _answer
+from adaptrag.orchestrator import QueryRequest
+from agents.models import Collection
+from agents.services import agent_set_enabled
 from rewards.models import Interaction, Reward
-from tests.api.conftest import Api
+from rewards.services import category_pin
+from tests.api.conftest import Api, scripted
 
 QUESTION = "Who keeps the lighthouse?"
 
@@ -153,6 +159,50 @@ def test_an_unexpected_failure_says_nothing_of_its_cause_and_is_logged(api, agen
     assert "hunter2" not in response.content.decode()
     assert error["details"]["request_id"] == response["X-Request-ID"]
     assert any("hunter2" in str(record.exc_info) for record in caplog.records)
+
+
+REFUSED = {"off": "no_candidates", "pinned": "pinned_unavailable", "empty": "nothing_ingested"}
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(("refused", "code"), REFUSED.items(), ids=REFUSED)
+def test_a_question_that_no_agent_gets_is_logged_for_the_operator(api, agents, caplog, refused, code, streams):
+    if refused == "pinned":
+        category_pin(category="factual", agent_name="two")
+    if refused == "empty":
+        Collection.objects.all().delete()
+    for agent in agents[0 if refused == "off" else 1 :]:
+        agent_set_enabled(agent, False)
+    if streams:
+        events = []
+        _answer(QueryRequest(question=QUESTION, category="factual"), Events(), events.append, lambda: None)
+        assert f'"{code}"' in events[-1].decode()
+    else:
+        assert_error(api.send("/api/query", {"question": QUESTION, "category": "factual"}), 409, code)
+    assert [record.getMessage().partition(":")[0] for record in caplog.records if record.levelname == "WARNING"] == [code]
+    assert not Interaction.objects.exists()
+
+
+def test_a_refused_upload_is_logged_with_its_file_and_why(operator_api, library, caplog):
+    assert operator_api.post("/api/documents", {"file": SimpleUploadedFile("empty.md", b"")}).status_code == 422
+    assert "document_rejected: empty.md is empty" in caplog.text
+
+
+def test_what_a_caller_alone_can_put_right_is_no_warning(api, agents, caplog):
+    api.send("/api/query", {"question": ""})
+    api.send("/api/query/three", {"question": QUESTION})
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"collection": "default"}])
+def test_a_site_without_any_collection_says_that_nothing_is_ingested(db, api, fields):
+    scripted("one")
+    for path in ("/api/query", "/api/query?stream=1", "/api/query/one"):
+        error = assert_error(api.send(path, {"question": QUESTION, **fields}), 409, "nothing_ingested")
+        assert "manage.py ingest" in error["message"]
+    asked = {"question": QUESTION, "agents": ["one"], **fields}
+    assert_error(api.send("/api/compare", asked), 409, "nothing_ingested")
+    assert not Interaction.objects.exists() and not Collection.objects.exists()
 
 
 def test_a_foreign_host_is_refused_in_the_same_form(api, settings):

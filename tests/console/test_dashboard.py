@@ -10,10 +10,11 @@ from adaptrag.api.services import key_create
 from adaptrag.common.models import Job
 from adaptrag.console.dashboard import PERIODS
 from agents.models import AgentVariant
+from agents.services import agent_set_enabled
 from rewards.leaderboard import ENOUGH, leaderboard
 from rewards.models import BanditArm, Interaction, PriorReward, RoutingPolicy
 from rewards.selectors import active_policy
-from rewards.services import arms_rebuild, feedback_record, prior_set
+from rewards.services import agent_limit_set, arms_rebuild, category_pin, feedback_record, prior_set
 from tests.rewards.rows import rated
 
 pytestmark = pytest.mark.django_db
@@ -47,6 +48,16 @@ def test_steps_are_ticked_as_they_are_done_and_go_when_all_are(operator_client, 
         "Ask a question": False,
         "Rate an answer": False,
     }
+
+
+def test_home_says_what_can_not_be_met(operator_client, history, agents):
+    assert "refused" not in home(operator_client).content.decode()
+    category_pin(category="vague", agent_name="calm")
+    agent_limit_set(agent_name="brisk", max_share=0.3)
+    agent_set_enabled(agents[1], False)
+    text = home(operator_client).content.decode()
+    assert "Questions of the category &#x27;vague&#x27; are refused: their agent, &#x27;calm&#x27;" in text
+    assert "No question can be routed" in text
 
 
 def test_nothing_is_left_to_do_on_a_site_in_use(operator_client, superuser, history):

@@ -133,6 +133,16 @@ class TestShares:
             agent.save()
         assert {message.id for message in check_policy(databases=["default"])} == {"rewards.W001", "rewards.W002"}
 
+    def test_a_site_where_no_agent_takes_questions_is_told(self):
+        assert check_policy(databases=["default"]) == []
+        agents = [variant("alpha"), variant("beta", enabled=False)]
+        assert check_policy(databases=["default"]) == []
+        category_pin(category="vague", agent_name="alpha")
+        agent_pause("alpha")
+        assert {message.id for message in check_policy(databases=["default"])} == {"rewards.W002", "rewards.W003"}
+        agents[0].delete()
+        assert "rewards.W003" in {message.id for message in check_policy(databases=["default"])}
+
 
 class TestPauses:
     def test_a_paused_agent_is_no_candidate_until_it_is_resumed(self, agents):
