@@ -15,6 +15,7 @@ from django_structlog.middlewares import RequestMiddleware
 from adaptrag.common.errors import AdaptRAGError
 
 logger = logging.getLogger("adaptrag.requests")
+refusals = logging.getLogger("adaptrag.refusals")
 events = structlog.get_logger("adaptrag.requests")
 
 FORMS = ("console", "json")
@@ -111,7 +112,7 @@ def refusal_note(error: AdaptRAGError) -> None:
     """Log what an operator can do something about: 409 (nothing ingested, no agent, limits that can't be kept), 422 (a file
     that can't be read) and everything from 500 on. What a caller alone can put right stays out."""
     if error.status in OPERATORS_MATTER or error.status >= 500:
-        logger.warning("%s: %s", error.code, error.message)
+        refusals.warning("%s: %s", error.code, error.message)
 
 
 def request_id() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 Test = Callable[[Any], bool]
 Rule = tuple[str, Test]  # what the value must be, in words, and whether it is
@@ -12,7 +13,7 @@ _LARGEST = 2**63  # of the databases' integers
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, float) or _is_whole(value)
 
 
 def _is_whole(value: Any) -> bool:
@@ -21,6 +22,13 @@ def _is_whole(value: Any) -> bool:
 
 def _is_span(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+
+
+def _is_address(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and (not value or urlsplit(value).scheme in ("http", "https"))
+    except ValueError:
+        return False
 
 
 TEXT: Rule = ("a text", lambda value: isinstance(value, str))
@@ -32,10 +40,7 @@ UNIT: Rule = ("a number from 0 to 1", lambda value: _is_number(value) and 0 <= v
 NOT_BELOW_0: Rule = ("a number from 0", lambda value: _is_number(value) and value >= 0)
 ROLE: Rule = ("user or assistant", lambda value: value in ("user", "assistant"))
 # A page links to it: nothing but an address may stand there.
-ADDRESS: Rule = (
-    "an http or https address",
-    lambda value: isinstance(value, str) and (not value or value.startswith(("https://", "http://"))),
-)
+ADDRESS: Rule = ("an http or https address", _is_address)
 NUMBERS: Rule = (
     "an object of numbers",
     lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
@@ -53,7 +58,12 @@ OBJECTS: Rule = (
     lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value),
 )
 
-# The keys that must be there, and those that may (or may be null). Further ones are kept as they are.
+GRADES: Rule = (
+    "a list of objects, each grade of them a text",
+    lambda value: OBJECTS[1](value) and all(isinstance(one.get("grade", ""), str) for one in value),
+)
+
+# The keys that must be there, and those that may (or, but for a step's, may be null). Further ones are kept as they are.
 _SHAPES: dict[str, tuple[Mapping[str, Rule], Mapping[str, Rule]]] = {
     "candidates": (
         {"agent": TEXT, "probability": UNIT},
@@ -74,7 +84,7 @@ _SHAPES: dict[str, tuple[Mapping[str, Rule], Mapping[str, Rule]]] = {
         {
             **dict.fromkeys(("purpose", "error"), TEXT),
             **dict.fromkeys(("at_ms", "ms", "prompt_tokens", "completion_tokens"), NOT_BELOW_0),
-            **{"found": OBJECTS, "grades": OBJECTS},
+            **{"found": OBJECTS, "grades": GRADES},
         },
     ),
     "fallback": ({"from": TEXT, "to": TEXT, "reason": TEXT}, {}),
@@ -110,7 +120,8 @@ def _problem(where: str, name: str, row: Any) -> str:
         if not test(row[key]):
             return f"{where}.{key} must be {what}, not {row[key]!r:.50}."
     for key, (what, test) in known.items():
-        if row.get(key) is not None and not test(row[key]):
+        # Steps are added up as they stand.
+        if ((name == "trace" and key in row) or row.get(key) is not None) and not test(row[key]):
             return f"{where}.{key} must be {what}, not {row[key]!r:.50}."
     if name == "sources" and row["chunk_id"] < 0 and not row.get("url"):
         return f"{where}.chunk_id is {row['chunk_id']}, which only a source with a url may have."
