@@ -32,6 +32,8 @@ from rewards.services import interaction_log
 logger = logging.getLogger(__name__)
 
 TOP_K_DEFAULT, TOP_K_MAX = 5, 50
+# All earlier turns together: beyond any window of the models here, and far below what a body may hold.
+MESSAGES_CHARS_MAX = 100_000
 COMPARE_AGENTS_MAX = 10
 
 

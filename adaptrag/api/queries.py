@@ -26,8 +26,7 @@ from rewards.errors import UnknownInteraction
 from rewards.models import Interaction
 
 MESSAGES_MAX = 50
-# All earlier turns together: beyond any window of the models here, and far below what a body may hold.
-MESSAGES_CHARS_MAX = 100_000
+MESSAGES_CHARS_MAX = orchestrator.MESSAGES_CHARS_MAX
 
 
 @extend_schema_field({"type": "string", "minLength": 1, "maxLength": settings.ADAPTRAG_MAX_QUESTION_CHARS, "pattern": r"\S"})
@@ -40,7 +39,8 @@ class Question(Text):
 
 class TurnSerializer(Strict):
     role = Choice(choices=["user", "assistant"])
-    content = Text(max_length=20_000, trim_whitespace=False)
+    # An answer of 8,192 tokens, which is what an agent may be set to, has some 32,000 characters and must fit in whole.
+    content = Text(max_length=MESSAGES_CHARS_MAX, trim_whitespace=False)
 
 
 class QuerySerializer(Strict):

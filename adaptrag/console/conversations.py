@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from adaptrag.console.wording import why
+from adaptrag.orchestrator import MESSAGES_CHARS_MAX
 from agents.llm.base import Message
 from rewards.models import Interaction, Reward
 from rewards.selectors import source_link
@@ -16,7 +17,6 @@ from rewards.selectors import source_link
 SESSION_PREFIX = "chat-"  # marks the interactions that belong to the chat page
 _RECENT_ROWS = 400
 _LATENCY_ROWS = 200
-_LATENCY_ENOUGH = 3
 _TURNS_SENT = 6  # earlier questions that go with a follow-up; agents use fewer
 
 
@@ -89,21 +89,24 @@ def turn(interaction: Interaction, rating: Reward | None) -> Turn:
 
 
 def earlier_messages(user: Any, conversation: UUID) -> tuple[Message, ...]:
-    """The last answered turns as chat messages, oldest first: the context of a follow-up question."""
-    rows = list(
+    """The last answered turns as chat messages, oldest first, as many as go with a question: the context of a follow-up."""
+    rows = (
         Interaction.objects.filter(asked_by=user, session=session_name(conversation), state=Interaction.State.ANSWERED)
         .order_by("-created_at")
         .values_list("question", "answer")[:_TURNS_SENT]
     )
-    return tuple(
-        message
-        for question, answer in reversed(rows)
-        for message in (Message(role="user", content=question), Message(role="assistant", content=answer))
-    )
+    kept: list[Message] = []
+    room = MESSAGES_CHARS_MAX
+    for question, answer in rows:
+        room -= len(question) + len(answer)
+        if room < 0:
+            break
+        kept = [Message(role="user", content=question), Message(role="assistant", content=answer), *kept]
+    return tuple(kept)
 
 
-def expected_seconds() -> dict[str, float]:
-    """Median seconds of the latest answers, by agent name and overall (""); only where there are enough to say."""
+def expected_seconds() -> dict[str, tuple[float, int]]:
+    """Median seconds of the latest answers and how many they are, by agent name and overall ("")."""
     rows = (
         Interaction.objects.filter(state=Interaction.State.ANSWERED)
         .exclude(mode=Interaction.Mode.IMPORTED)
@@ -114,4 +117,4 @@ def expected_seconds() -> dict[str, float]:
     for name, latency in rows:
         latencies.setdefault("", []).append(latency)
         latencies.setdefault(name, []).append(latency)
-    return {name: statistics.median(values) / 1000 for name, values in latencies.items() if len(values) >= _LATENCY_ENOUGH}
+    return {name: (statistics.median(values) / 1000, len(values)) for name, values in latencies.items()}

@@ -21,7 +21,7 @@ from adaptrag.common.errors import AdaptRAGError, InvalidInput, NotFound
 from adaptrag.console import conversations, wording
 from adaptrag.console.dashboard import live_jobs
 from adaptrag.logs import refusal_note
-from adaptrag.orchestrator import QueryRequest, query
+from adaptrag.orchestrator import MESSAGES_CHARS_MAX, QueryRequest, query
 from agents.models import Chunk, Collection, Document, DocumentImage
 from agents.selectors import answering_variants, image_path
 from agents.strategies import STRATEGIES
@@ -89,6 +89,11 @@ def _chat_page(request: HttpRequest, conversation: UUID, error: AdaptRAGError | 
     turns = conversations.turns(request.user, conversation, rater_of(request.user))
     expected = conversations.expected_seconds()
     chosen = request.POST if request.method == "POST" else request.GET
+    agents = [
+        (variant.name, STRATEGIES[variant.strategy].summary)
+        for variant in answering_variants()
+        if variant.strategy in STRATEGIES
+    ]
     collections = list(Collection.objects.order_by("name").values_list("name", flat=True))
     context = {
         "conversation": conversation,
@@ -97,14 +102,13 @@ def _chat_page(request: HttpRequest, conversation: UUID, error: AdaptRAGError | 
         # A failed question stands in the conversation already; one that was refused does not.
         "error": error if error is not None and "interaction_id" not in error.details else None,
         "question": request.POST.get("question", "") if error else "",
-        "agents": [(variant.name, STRATEGIES[variant.strategy].summary) for variant in answering_variants()
-                   if variant.strategy in STRATEGIES],
-        "agent": chosen.get("agent", ""),
+        "agents": agents,
+        "agent": chosen["agent"] if chosen.get("agent") in dict(agents) else "",
         "collections": collections,
         "collection": chosen.get("collection") or settings.ADAPTRAG_DEFAULT_COLLECTION,
         "documents": Document.objects.filter(state=Document.State.READY).count(),
-        "expected": {name: wording.seconds(value) for name, value in expected.items()},
-        "expected_default": wording.seconds(expected[""]) if "" in expected else "",
+        "expected": {name: wording.expectation(name, expected.get(name)) for name in ("", *dict(agents))},
+        "earlier_limit": MESSAGES_CHARS_MAX,
         "question_limit": settings.ADAPTRAG_MAX_QUESTION_CHARS,
     }  # fmt: skip
     return render(request, "console/chat.html", context, status=error.status if error else 200)

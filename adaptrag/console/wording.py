@@ -10,6 +10,7 @@ from django.utils.timesince import timesince
 
 from rewards.models import Interaction
 
+TYPICAL = 3  # answers from which a median says how long one takes, and not how long some took
 RARE = 0.25  # an agent chosen with less probability than this was an exploration
 
 
@@ -18,6 +19,18 @@ def seconds(value: float) -> str:
     if value < 0.1:
         return f"{value * 1000:.0f} ms"
     return f"{value:.1f} s" if value < 9.95 else f"{value:.0f} s"
+
+
+def expectation(agent: str, timed: tuple[float, int] | None) -> str:
+    """How long an answer takes here. agent: "" for whichever is chosen; timed: (median seconds, answers)."""
+    if timed is None:
+        return f"No answer{f' of {agent}' if agent else ''} was timed here yet."
+    median, n = timed
+    if n >= TYPICAL:
+        return f"{f'{agent} takes' if agent else 'Answers take'} about {seconds(median)} here."
+    answers = "answer" if n == 1 else f"{n} answers"
+    whose = f"{agent}'s" if agent else "The"
+    return f"{whose} {'one ' if n == 1 else ''}{answers} here took {'' if n == 1 else 'about '}{seconds(median)}."
 
 
 def share(value: float) -> str:

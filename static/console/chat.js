@@ -91,10 +91,14 @@
 
   function earlierMessages() {
     const turns = [...log.querySelectorAll(".turn[data-answer]")].filter((turn) => turn.dataset.answer);
-    return turns.slice(-EARLIER_TURNS).flatMap((turn) => [
-      { role: "user", content: turn.dataset.question },
-      { role: "assistant", content: turn.dataset.answer },
-    ]);
+    const messages = [];
+    let room = Number(page.dataset.earlierLimit); // characters that a request may carry; the newest turns go first
+    for (const { dataset } of turns.slice(-EARLIER_TURNS).reverse()) {
+      room -= dataset.question.length + dataset.answer.length;
+      if (room < 0) break;
+      messages.unshift({ role: "user", content: dataset.question }, { role: "assistant", content: dataset.answer });
+    }
+    return messages;
   }
 
   function newTurn(text) {
@@ -269,9 +273,7 @@
   question.addEventListener("input", grow);
 
   agent.addEventListener("change", () => {
-    const time = agent.selectedOptions[0].dataset.expected;
-    const who = agent.value || "Answers";
-    expect.textContent = time ? `${who} take${agent.value ? "s" : ""} about ${time} here.` : "No answer was timed here yet.";
+    expect.textContent = agent.selectedOptions[0].dataset.expected;
   });
 
   // A failed question's "Ask again" in a conversation that the server rendered.

@@ -40,6 +40,12 @@ def test_earlier_turns_session_and_top_k_reach_the_log(api, agents):
     assert len(body["sources"]) == 1
 
 
+def test_the_longest_answer_fits_into_the_next_question(api, agents):
+    turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "word " * 8_192}]
+    response = api.send("/api/query", QUESTION | {"messages": turns})
+    assert response.status_code == 200, response.json()
+
+
 def test_comparing_gives_each_agents_answer_with_its_own_interaction(api, agents):
     body = api.send("/api/compare", QUESTION | {"agents": ["two", "one"]}).json()
     assert [result["agent"] for result in body["results"]] == ["two", "one"]

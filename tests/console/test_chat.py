@@ -7,7 +7,7 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from adaptrag.orchestrator import QueryRequest, query
+from adaptrag.orchestrator import MESSAGES_CHARS_MAX, QueryRequest, query
 from agents.models import Chunk
 from agents.services import agent_set_enabled, document_delete
 from rewards.models import Interaction, Reward
@@ -62,6 +62,30 @@ def test_asking_without_javascript_leads_to_the_answer(reader_client, library, a
     assert f'action="{reverse("rate", args=[interaction.pk])}"' in page
     assert reverse("source", args=[interaction.sources[0]["chunk_id"]]) in page
     assert "Harbour" in page
+
+
+def test_a_follow_up_takes_as_much_of_the_conversation_as_a_question_may_carry(reader_client, library):
+    scripted("wordy", answer="x" * 32_000)
+    conversation = uuid.uuid4()
+    for _ in range(5):
+        assert ask(reader_client, conversation=conversation).status_code == 200
+    sent = [sum(len(turn["content"]) for turn in row.messages) for row in Interaction.objects.order_by("created_at")]
+    assert sent == sorted(sent) and sent[-1] == sent[-2] == 3 * (32_000 + len(QUESTION)) <= MESSAGES_CHARS_MAX
+
+
+def test_how_long_an_answer_takes_is_said_from_the_first_on(reader_client, library, agents):
+    assert "No answer was timed here yet." in reader_client.get("/").content.decode()
+    for n, says in ((1, "The one answer here took 1.2 s."), (2, "The 2 answers here took about 1.2 s.")):
+        ask(reader_client, agent="brisk")
+        Interaction.objects.update(latency_ms=1200)
+        assert says in reader_client.get("/").content.decode()
+        assert Interaction.objects.count() == n
+    ask(reader_client, agent="calm")
+    Interaction.objects.update(latency_ms=1200)
+    page = reader_client.get("/", {"agent": "calm"}).content.decode()
+    assert page.count("calm&#x27;s one answer here took 1.2 s.") == 2, "in the list of agents and, since it is chosen, below"
+    assert "Answers take about 1.2 s here." in page and "brisk&#x27;s 2 answers here took about 1.2 s." in page
+    assert "No answer of calm was timed" not in reader_client.get("/", {"agent": "nobody"}).content.decode()
 
 
 def test_a_follow_up_takes_the_earlier_turns_along(reader_client, library, agents):
