@@ -68,10 +68,13 @@ def leaderboard(
     return [row for scope in scopes for row in _scope(scope, sums, variants, live)]
 
 
-def stats(since: datetime | None = None) -> dict[str, Any]:
-    """Counts and means overall, by category and by arm, and the policy that routes; `since` is taken back to the full hour."""
+def stats(since: datetime | None = None, until: datetime | None = None) -> dict[str, Any]:
+    """Counts and means overall, by category and by arm, and the policy that routes.
+
+    `since` and `until` take only what was asked between them, both taken back to the full hour.
+    """
     policy = active_policy()
-    arms = log_sums(since)
+    arms = log_sums(since, until)
     variants = AgentVariant.objects.only("name", "revision").in_bulk({variant for _, variant in arms})
     by_category: dict[str, Sums] = defaultdict(Sums)
     overall = Sums()
@@ -93,6 +96,7 @@ def stats(since: datetime | None = None) -> dict[str, Any]:
     ]
     return {
         "since": start_of(HOUR, since).isoformat() if since else None,
+        "until": start_of(HOUR, until).isoformat() if until else None,
         "policy": {
             "name": policy.name,
             "kind": policy.kind,

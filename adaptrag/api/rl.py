@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
@@ -15,14 +17,26 @@ from rewards.leaderboard import leaderboard, stats
 from rewards.self_improver import improvement_report
 from rewards.services import learning_reset
 
-SINCE = OpenApiParameter("since", OpenApiTypes.DATETIME, description="Only what was asked from then on.")
+PERIOD = [
+    OpenApiParameter("since", OpenApiTypes.DATETIME, description="Only what was asked from the beginning of that hour on."),
+    OpenApiParameter("until", OpenApiTypes.DATETIME, description="Only what was asked before the beginning of that hour."),
+]
 
 
-class StatsQuery(Strict):
+class SinceQuery(Strict):
     since = serializers.DateTimeField(required=False)
 
 
-class LeaderboardQuery(StatsQuery):
+class PeriodQuery(SinceQuery):
+    until = serializers.DateTimeField(required=False)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if "since" in attrs and "until" in attrs and attrs["until"] <= attrs["since"]:
+            raise serializers.ValidationError({"until": [f"Must be later than since, {attrs['since'].isoformat()}."]})
+        return attrs
+
+
+class LeaderboardQuery(PeriodQuery):
     category = Choice(required=False, choices=CATEGORIES)
 
 
@@ -62,6 +76,7 @@ class ArmFiguresSerializer(serializers.Serializer):
 
 class StatsSerializer(serializers.Serializer):
     since = serializers.DateTimeField(allow_null=True)
+    until = serializers.DateTimeField(allow_null=True)
     policy = PolicySerializer()
     overall = OverallSerializer()
     categories = serializers.DictField(child=CategoryFiguresSerializer())
@@ -128,10 +143,10 @@ class ResetSerializer(serializers.Serializer):
 class StatsView(APIView):
     site_wide = True
 
-    @extend_schema(operation_id="rl_stats", parameters=[SINCE], responses=StatsSerializer)
+    @extend_schema(operation_id="rl_stats", parameters=PERIOD, responses=StatsSerializer)
     def get(self, request: Request) -> Response:
         """What the router knows: its policy, and the figures overall, per category and per arm."""
-        return Response(stats(validated(StatsQuery, request.query_params.dict()).get("since")))
+        return Response(stats(**validated(PeriodQuery, request.query_params.dict())))
 
 
 class LeaderboardView(APIView):
@@ -141,14 +156,13 @@ class LeaderboardView(APIView):
         operation_id="rl_leaderboard",
         parameters=[
             OpenApiParameter("category", OpenApiTypes.STR, enum=CATEGORIES, description="Rows of one category; all if absent."),
-            SINCE,
+            *PERIOD,
         ],
         responses=LeaderboardSerializer,
     )
     def get(self, request: Request) -> Response:
         """Agents by mean reward, with 95 % intervals, per category and overall."""
-        query = validated(LeaderboardQuery, request.query_params.dict())
-        rows = leaderboard(query.get("category"), query.get("since"))
+        rows = leaderboard(**validated(LeaderboardQuery, request.query_params.dict()))
         return Response({"rows": [row.as_dict() for row in rows]})
 
 
@@ -156,10 +170,10 @@ class OptimizeView(APIView):
     operator_methods = ("POST",)
     site_wide = True
 
-    @extend_schema(operation_id="rl_optimize", request=StatsQuery, responses=ReportSerializer)
+    @extend_schema(operation_id="rl_optimize", request=SinceQuery, responses=ReportSerializer)
     def post(self, request: Request) -> Response:
         """What the log says about how to do better: findings with intervals, each with its action where there is one."""
-        return Response(improvement_report(validated(StatsQuery, request.data).get("since")).as_dict())
+        return Response(improvement_report(validated(SinceQuery, request.data).get("since")).as_dict())
 
 
 class ResetView(APIView):

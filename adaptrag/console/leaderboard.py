@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import date, datetime, time, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,6 +16,7 @@ from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.dateparse import parse_date
 
 from adaptrag.common import confirmation
 from adaptrag.common.confirmation import Question
@@ -32,6 +34,31 @@ from rewards.services import learning_reset
 LONGEST = Period(key="all", title="90 days", step=timedelta(days=3), buckets=30)  # what the charts show of all that counts
 
 
+MOST_BARS = 31
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """The time that the page is about. since, until: of the tables, None for no bound. starts: of the charts' buckets, the last
+    of which ends at `until`. query: what chose it, for links. problem: why what was asked for can't be shown."""
+
+    title: str
+    since: datetime | None
+    until: datetime | None
+    starts: list[datetime]
+    labels: list[str]
+    query: dict[str, str]
+    problem: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.query.get("period", "")
+
+    @property
+    def address(self) -> str:
+        return urlencode(self.query)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Line:
     """A row of the table with the address of the interactions behind it."""
@@ -44,13 +71,12 @@ def leaderboard_page(request: HttpRequest) -> HttpResponse:
     """Per category and overall: mean reward with its interval, n, traffic, probability of being best."""
     if not request.user.has_perm("rewards.view_banditarm"):
         raise PermissionDenied
-    period = PERIODS.get(request.GET.get("period", ""))
-    since = period.starts(timezone.now())[0] if period else None
+    shown = _shown(request.GET)
     category = request.GET.get("category", "")
     category = category if category in CATEGORIES else ""
     scopes: dict[str | None, list[Line]] = {}
-    for row in leaderboard(since=since):
-        scopes.setdefault(row.category, []).append(Line(row=row, url=_interactions(row, since)))
+    for row in leaderboard(since=shown.since, until=shown.until):
+        scopes.setdefault(row.category, []).append(Line(row=row, url=_interactions(row, shown)))
     policy = active_policy()
     context = {
         **admin.site.each_context(request),
@@ -58,10 +84,11 @@ def leaderboard_page(request: HttpRequest) -> HttpResponse:
         "overall": scopes.pop(None, []),
         "categories": scopes,
         "periods": [("all", "all that counts"), *((one.key, one.title) for one in PERIODS.values())],
-        "period": period.key if period else "all",
+        "shown": shown,
+        "days": {name: request.GET.get(name, "") for name in ("from", "to")},
         "category": category,
         "choices": CATEGORIES,
-        **_charts(period or LONGEST, category),
+        **_charts(shown, category),
         "policy": policy,
         "enough": ENOUGH,
         "refusal": _refusal(request),
@@ -69,11 +96,58 @@ def leaderboard_page(request: HttpRequest) -> HttpResponse:
     return TemplateResponse(request, "admin/console/leaderboard.html", context)
 
 
-def _charts(period: Period, category: str) -> dict[str, Any]:
+def _shown(asked: Mapping[str, str]) -> Shown:
+    """The days from `from` to `to`, else the named period, else all that counts."""
+    if not (asked.get("from") or asked.get("to")):
+        return _named(asked.get("period", ""))
+    days = {name: _day(asked[name]) for name in ("from", "to") if asked.get(name)}
+    if None in days.values():
+        return replace(_named(""), problem="From and To are days such as 2026-11-22. All that counts is shown.")
+    last = days.get("to") or timezone.localdate()
+    first = days.get("from") or last - timedelta(days=LONGEST.buckets * LONGEST.step.days - 1)
+    if first > last:
+        return replace(_named(""), problem=f"{first} is later than {last}. All that counts is shown.")
+    count = (last - first).days + 1
+    hourly = count <= 2
+    step = timedelta(hours=1) if hourly else timedelta(days=-(-count // MOST_BARS))
+    begin, end = (timezone.make_aware(datetime.combine(day, time())) for day in (first, last + timedelta(days=1)))
+    starts = [begin + step * number for number in range(-(-(end - begin) // step))]
+    return Shown(
+        title=f"{first} to {last}",
+        since=begin if "from" in days else None,
+        until=end if "to" in days else None,
+        starts=starts,
+        labels=[f"{start.day} {start:%b}, {start:%H}:00" if hourly else f"{start.day} {start:%b}" for start in starts],
+        query={name: str(day) for name, day in days.items()},
+    )
+
+
+def _day(text: str) -> date | None:
+    try:
+        day = parse_date(text)
+    except ValueError:  # a day that no calendar has
+        return None
+    return day if day and 2000 <= day.year < 2200 else None
+
+
+def _named(key: str) -> Shown:
+    period = PERIODS.get(key)
+    chart = period or LONGEST
+    starts = chart.starts(timezone.now())
+    return Shown(
+        title=chart.title,
+        since=starts[0] if period else None,
+        until=None,
+        starts=starts,
+        labels=[chart.label(start) for start in starts],
+        query={"period": chart.key},
+    )
+
+
+def _charts(shown: Shown, category: str) -> dict[str, Any]:
     """Reward with its band and the agents' shares of the traffic over time, with what operators changed meanwhile."""
-    starts = period.starts(timezone.now())
-    labels = [period.label(start) for start in starts]
-    series = log_series(starts, category=category or None)
+    starts, labels = shown.starts, shown.labels
+    series = log_series(starts, shown.until, category=category or None)
     names = dict(AgentVariant.objects.filter(pk__in={pk for one in series for pk in one}).values_list("pk", "name"))
     buckets = [together(variants) for variants in series]
     rewards = mean_rewards([one.total for one in buckets], [one.n for one in buckets])
@@ -82,10 +156,10 @@ def _charts(period: Period, category: str) -> dict[str, Any]:
         for pk, sums in variants.items():
             shares[names[pk]][index] += sums.interactions / max(buckets[index].interactions, 1)
     shares = {name: values for name, values in shares.items() if any(values)}
-    marks = markers(change_markers(starts[0]), starts)
+    changes = [change for change in change_markers(starts[0]) if shown.until is None or change.at < shown.until]
+    marks = markers(changes, starts)
     marked = {"markers": [mark.as_dict() for mark in marks]}
     return {
-        "chart_title": period.title,
         "reward_chart": band_chart(labels, rewards) | marked,
         "reward_table": [(label, one) for label, one in zip(labels, rewards, strict=True) if one.n],
         "share_chart": stacked_bars(labels, shares) | marked,
@@ -130,12 +204,14 @@ def _refusal(request: HttpRequest) -> str:
     return ""
 
 
-def _interactions(row: LeaderboardRow, since: Any) -> str:
+def _interactions(row: LeaderboardRow, shown: Shown) -> str:
     """The interactions behind a row."""
     chosen = {"agent": row.agent}
     if row.category:
         chosen["category"] = row.category
-    if since:
-        local = timezone.localtime(since)
-        chosen |= {"created_at_from_0": f"{local:%Y-%m-%d}", "created_at_from_1": f"{local:%H:%M:%S}"}
+    ends = (("from", shown.since), ("to", shown.until and shown.until - timedelta(seconds=1)))
+    for bound, at in ends:
+        if at:
+            local = timezone.localtime(at)
+            chosen |= {f"created_at_{bound}_0": f"{local:%Y-%m-%d}", f"created_at_{bound}_1": f"{local:%H:%M:%S}"}
     return f"{reverse('admin:rewards_interaction_changelist')}?{urlencode(chosen)}"

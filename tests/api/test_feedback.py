@@ -1,8 +1,10 @@
 """POST /api/feedback."""
 
+from datetime import timedelta
+
 import pytest
 
-from rewards.models import BanditArm, Reward
+from rewards.models import BanditArm, Interaction, Reward
 from tests.api.conftest import Api, scripted
 
 QUESTION = {"question": "Who keeps the lighthouse?"}
@@ -80,6 +82,20 @@ def test_the_leaderboard_and_the_stats_show_what_was_rated(api, asked):
     stats = api.get("/api/rl/stats").json()
     assert (stats["overall"]["interactions"], stats["overall"]["n"]) == (1, 1)
     assert stats["categories"][asked["category"]]["mean_reward"] == 1
+
+
+def test_a_period_ends_where_the_caller_says(api, asked):
+    rate(api, asked, 1)
+    row = Interaction.objects.get()
+    hour = row.created_at.replace(minute=0, second=0, microsecond=0)
+    later, before = {"until": (hour + timedelta(hours=1)).isoformat()}, {"until": hour.isoformat()}
+    for query, n in ((later, 1), (before, 0), ({"since": hour.isoformat(), **later}, 1)):
+        stats = api.get("/api/rl/stats", query).json()
+        assert (stats["overall"]["interactions"], stats["overall"]["n"], stats["until"]) == (n, n, query["until"])
+        assert max(one["n"] for one in api.get("/api/rl/leaderboard", query).json()["rows"]) == n
+    wrong = api.get("/api/rl/stats", {"since": hour.isoformat(), **before})
+    assert wrong.status_code == 400 and "later than since" in wrong.json()["error"]["message"]
+    assert api.get("/api/rl/stats", {"until": "tomorrow"}).status_code == 400
 
 
 def test_a_reset_goes_back_to_the_priors_and_keeps_the_log(operator_api, api, asked):

@@ -159,6 +159,41 @@ def test_a_period_leaves_out_what_came_before(operator_client, history):
     assert "factual" in board(operator_client, period="7d").context["categories"]
 
 
+def test_any_days_can_be_chosen_on_the_leaderboard(operator_client, history):
+    day = timezone.localtime().replace(hour=12) - timedelta(days=40)
+    Interaction.objects.update(created_at=day)
+    arms_rebuild()
+    one, next_day, later = (str((day + timedelta(days=number)).date()) for number in (0, 1, 30))
+    for query, there, bars in (
+        ({"from": one, "to": one}, 4, 24),
+        ({"from": one, "to": later}, 4, 31),
+        ({"from": one}, 4, 21),
+        ({"to": one}, 4, 30),
+        ({"from": next_day, "to": later}, 0, 30),
+    ):
+        context = board(operator_client, **query).context
+        lines = context["categories"].get("factual", [])
+        assert sum(line.row.interactions for line in lines) == there, query
+        assert len(context["reward_chart"]["labels"]) == bars, query
+        charted = [sum(column) for column in zip(*(set["data"] for set in context["share_chart"]["datasets"]), strict=True)]
+        assert sum(charted) == pytest.approx(1.0 if there else 0.0)
+    line = board(operator_client, **{"from": one, "to": one}).context["categories"]["factual"][0]
+    assert len(operator_client.get(line.url).context["cl"].result_list) == line.row.interactions
+    page = board(operator_client, **{"from": one, "to": later, "category": "vague"}).content.decode()
+    assert f'value="{one}"' in page and f"?from={one}&amp;to={later}&amp;category=factual" in page
+
+
+NO_DAYS = {"word": {"from": "soon"}, "no such day": {"to": "2026-02-30"}, "year 1": {"from": "0001-01-01"}}
+NO_DAYS["backwards"] = {"from": "2026-05-02", "to": "2026-05-01"}
+
+
+@pytest.mark.parametrize("query", NO_DAYS.values(), ids=NO_DAYS)
+def test_days_that_are_none_are_told(operator_client, history, query):
+    response = board(operator_client, **query)
+    assert "All that counts is shown." in response.content.decode()
+    assert "factual" in response.context["categories"]
+
+
 def test_the_link_behind_a_row_leads_to_its_interactions(operator_client, history):
     line = board(operator_client, period="24h").context["categories"]["factual"][0]
     changelist = operator_client.get(line.url).context["cl"]
