@@ -384,6 +384,8 @@ class Interaction(models.Model):
                 name="interaction_figures",
             ),
             models.Index(fields=["-created_at"], condition=models.Q(state="failed"), name="interaction_failed"),
+            # The last error of each agent, for the list of agents.
+            models.Index(fields=["variant", "-created_at"], condition=models.Q(state="failed"), name="interaction_failed_of"),
         ]
 
     def __str__(self) -> str:

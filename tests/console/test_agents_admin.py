@@ -1,11 +1,15 @@
 """Agents in the admin: registered and revised through the service, switched and retired with a question first."""
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+from adaptrag.orchestrator import CompareRequest, compare
 from agents.classifier import CATEGORIES
 from agents.models import AgentVariant
-from rewards.models import PriorReward
+from rewards.admin.agents import learned
+from rewards.models import Interaction, PriorReward
 
 pytestmark = pytest.mark.django_db
 ADD = "/admin/agents/agentvariant/add/"
@@ -199,3 +203,13 @@ def test_history_tells_who_switched_what(operator_client, agents):
     operator_client.post(reverse("admin:agents_agentvariant_disable", args=[agents[0].pk]), {"confirmed": "yes"})
     page = operator_client.get(reverse("admin:agents_agentvariant_history", args=[agents[0].pk])).content.decode()
     assert "olga" in page
+
+
+def test_the_traffic_beside_the_agents_is_read_from_kept_sums(history, agents):
+    """The log itself may hold a million interactions."""
+    compare(CompareRequest(question="Who is the lighthouse keeper?", agents=("brisk", "calm")))
+    with CaptureQueriesContext(connection) as queries:
+        figures = learned([agent.pk for agent in agents])
+    assert len(queries) == 2 and not any('"rewards_interaction"' in query["sql"] for query in queries)
+    asked = [Interaction.objects.filter(variant=agent).exclude(mode="compare").count() for agent in agents]
+    assert [figures[agent.pk].share for agent in agents] == [count / 4 for count in asked]
