@@ -155,6 +155,13 @@ def test_rounds_are_played_in_parallel(dataset, tmp_path):
     assert (times[3] - times[0]).total_seconds() < 0.4  # four begin before the first has ended
 
 
+def test_an_agent_that_searches_sentences_answers_every_question(db, dataset):
+    agent_register(name="sentences", strategy="sentence_window_rag", chat_backend="scripted", state="candidate")
+    result = simulate(dataset, "--rounds", "6", "--agents", "sentences@1")
+    assert result["collection"] == "tiny-set"
+    assert Interaction.objects.filter(error=None).count() == 6
+
+
 def test_an_interrupted_simulation_goes_on_where_it_stopped(agents, dataset, tmp_path):
     items = [Item(key=f"q{i}", question=f"What is thing {i} made of?", answers=("grey stone",)) for i in range(8)]
     simulation = Simulation(rounds=12, collection=beir_collection(dataset).name, agents=("good",))

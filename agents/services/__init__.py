@@ -18,7 +18,7 @@ from agents.services.collections import (
     collection_refresh,
 )
 from agents.services.corpus import CorpusResult, beir_collection, corpus_add
-from agents.services.derived import derived_enqueue, derived_enqueue_missing, derived_refresh
+from agents.services.derived import derived_enqueue, derived_enqueue_missing, derived_prepare, derived_refresh
 from agents.services.documents import DocumentResult, document_add, document_delete, document_read, documents_delete
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "corpus_add",
     "derived_enqueue",
     "derived_enqueue_missing",
+    "derived_prepare",
     "derived_refresh",
     "document_add",
     "document_delete",

@@ -19,6 +19,7 @@ from agents.ingestion.tables import looks_delimited, read_delimited, sql_names
 from agents.models import Collection
 from agents.retrieval.build import Progress
 from agents.services.collections import collection_get_or_create, collection_index
+from agents.services.derived import derived_refresh
 from agents.services.documents import documents_delete
 from agents.services.reading import tables_metadata, tables_put
 from agents.services.storing import Content, Stored, checked_source, chunks_of, holds, store
@@ -57,8 +58,9 @@ def corpus_add(*, collection: Collection, folder: Path, progress: Progress) -> C
 
 
 def beir_collection(folder: Path, *, progress: Progress | None = None) -> Collection:
-    """The collection named after a BEIR folder, in step with its passages, indexed. Unchanged passages are neither cut nor
-    embedded again; passages that left the folder go, other documents stay. Raises InvalidInput, DocumentRejected.
+    """The collection named after a BEIR folder, in step with its passages, indexed for all agents that answer now. Unchanged
+    passages are neither cut nor embedded again; passages that left the folder go, other documents stay.
+    Raises InvalidInput, DocumentRejected.
     """
     report = progress or (lambda fraction, message: None)
     path = corpus_file(folder)
@@ -72,6 +74,7 @@ def beir_collection(folder: Path, *, progress: Progress | None = None) -> Collec
     if not all(source in there and holds(there[source], sha256) for source, sha256 in wanted.items()):
         corpus_add(collection=collection, folder=folder, progress=report)
     collection_index(collection, report)
+    derived_refresh(collection, report)
     collection.refresh_from_db()
     return collection
 

@@ -7,7 +7,7 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from django.db import transaction
 from adaptrag.common.jobs import job_enqueue
 from adaptrag.common.models import Job
 from agents.llm.factory import chat_model
-from agents.models import Collection, DerivedIndex
+from agents.models import AgentVariant, Collection, DerivedIndex
 from agents.retrieval.build import FORM, IndexedPassage, write_index
 from agents.retrieval.embedding import embedder
 from agents.retrieval.entities import Extraction, extract
@@ -40,6 +40,12 @@ def kinds_needed() -> list[str]:
     """What the strategies of the agents that answer now search beside passages."""
     strategies = {variant.strategy for variant in live_variants()} & set(STRATEGIES)
     return sorted({kind for name in strategies for kind in STRATEGIES[name].needs})
+
+
+def derived_prepare(collection: Collection, variants: Iterable[AgentVariant], progress: Progress | None = None) -> list[str]:
+    """Make what the variants search there and isn't there yet, also what a candidate or a switched-off agent needs."""
+    kinds = {kind for variant in variants if variant.strategy in STRATEGIES for kind in STRATEGIES[variant.strategy].needs}
+    return derived_refresh(collection, progress, sorted(kinds)) if kinds else []
 
 
 def derived_refresh(collection: Collection, progress: Progress | None = None, kinds: Sequence[str] | None = None) -> list[str]:

@@ -15,6 +15,7 @@ from django.utils import timezone
 from adaptrag.common.errors import Conflict
 from adaptrag.common.jobs import JobCancelled, JobSuperseded
 from agents.retrieval.files import locked
+from agents.services import derived_prepare
 from evals.harness import Asker
 from evals.models import EvalQuestion, EvalRun
 from evals.services.reports import evalrun_summary, results_path, write_results
@@ -67,6 +68,7 @@ def _execute(run: EvalRun, report: Progress) -> dict[str, Any]:
 def _ask_missing(run: EvalRun, report: Progress) -> str:
     questions, variants = evalrun_questions(run), list(run.labelled().values())
     baseline = next(variant for variant in variants if variant.label == run.baseline)
+    derived_prepare(run.collection, variants, lambda fraction, message: report(0.0, message))
     asker = Asker(run)
     answered = set(run.results.filter(complete=True).values_list("question_id", "variant_id"))
     compared = set(run.pairs.values_list("question_id", "variant_id"))

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from adaptrag.common.errors import InvalidInput
-from agents.services import beir_collection, collection_get_or_create, document_add
+from agents.services import agent_answer, agent_register, beir_collection, collection_get_or_create, document_add
 from agents.services.corpus import corpus_add
+from agents.strategies.base import AgentRequest
 
 pytestmark = pytest.mark.django_db
 
@@ -61,3 +62,16 @@ def test_an_ingested_folder_is_taken_as_it_is(tmp_path, monkeypatch):
 def test_a_folder_without_a_corpus_is_refused(tmp_path):
     with pytest.raises(InvalidInput, match=r"no corpus\.jsonl"):
         beir_collection(tmp_path)
+
+
+def test_what_live_agents_search_is_there_when_a_folder_is(tmp_path):
+    needs = ("sentence_window_rag", "parent_child_rag", "graph_rag")
+    agents = [agent_register(name=name, strategy=name, chat_backend="scripted") for name in needs]
+    collection = beir_collection(write(tmp_path / "sea", a="Lights blink at night.", b="Bells ring in fog."))
+    for agent in agents:
+        answer = agent_answer(agent, AgentRequest(question="When do lights blink?", collection=collection))
+        assert "Lights blink at night." in answer.passages[0].text
+    beir_collection(write(tmp_path / "sea", a="Lights blink by day."))
+    assert set(collection.derived.values_list("content_version", flat=True)) == {
+        type(collection).objects.get(pk=collection.pk).content_version
+    }

@@ -107,6 +107,13 @@ def test_a_failing_agent_is_unscored_not_zero(eval_set):
     assert EvalResult.objects.filter(variant__name="down").first().error["code"] == "chat_model_unavailable"
 
 
+def test_a_run_makes_what_a_candidate_searches_before_it_asks(eval_set):
+    agent_register(name="new", strategy="sentence_window_rag", chat_backend="scripted", state="candidate")
+    run = evalrun_create(RunRequest(eval_set=eval_set, agents=("new@1",)))
+    evalrun_execute(run.pk)
+    assert run.results.filter(error=None).count() == 3
+
+
 def test_a_cancelled_run_resumes_with_what_is_missing(eval_set):
     agent("one"), agent("two")
     run = evalrun_create(RunRequest(eval_set=eval_set, agents=("one", "two")))

@@ -12,8 +12,8 @@ from adaptrag.common.commands import FAILED
 from adaptrag.common.errors import InvalidInput
 from adaptrag.simulation import Journal, Simulation, part_of, play, play_alone
 from agents.commands import AskingCommand
-from agents.selectors import answering_variants
-from agents.services import beir_collection
+from agents.selectors import answering_variants, collection_for, live_variant
+from agents.services import beir_collection, derived_prepare
 from evals.sets import read_beir
 
 BARS = 30
@@ -53,6 +53,7 @@ class Command(AskingCommand):
             },
         )
         simulation.check()
+        derived_prepare(collection_for(collection), [live_variant(name) for name in simulation.agents], self.progress)
         window = options["window"] or max(1, simulation.rounds // 10)
         path = Path(settings.DATA_DIR) / "simulations" / f"{collection}-{options['part']}-{simulation.seed}.jsonl"
         journal = Journal(path, simulation, resume=options["resume"])
