@@ -159,7 +159,7 @@ def test_an_agent_that_searches_sentences_answers_every_question(db, dataset):
     agent_register(name="sentences", strategy="sentence_window_rag", chat_backend="scripted", state="candidate")
     result = simulate(dataset, "--rounds", "6", "--agents", "sentences@1")
     assert result["collection"] == "tiny-set"
-    assert Interaction.objects.filter(error=None).count() == 6
+    assert Interaction.objects.filter(error__isnull=True).count() == 6
 
 
 def test_an_interrupted_simulation_goes_on_where_it_stopped(agents, dataset, tmp_path):

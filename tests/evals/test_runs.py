@@ -111,7 +111,7 @@ def test_a_run_makes_what_a_candidate_searches_before_it_asks(eval_set):
     agent_register(name="new", strategy="sentence_window_rag", chat_backend="scripted", state="candidate")
     run = evalrun_create(RunRequest(eval_set=eval_set, agents=("new@1",)))
     evalrun_execute(run.pk)
-    assert run.results.filter(error=None).count() == 3
+    assert run.results.filter(error__isnull=True).count() == 3
 
 
 def test_a_cancelled_run_resumes_with_what_is_missing(eval_set):
