@@ -59,7 +59,7 @@ _writing = threading.Lock()
 def _write_with_others(entry: _Entry) -> None:
     """SQLite has one writer at a time, and each commit waits for the disk: whoever gets the turn writes for all that wait.
 
-    With 16 callers at once this took one web process from 85 to 145 questions/s (benchmarks/serving.py)."""
+    With 16 callers at once this took one web process from 82 to 121 questions/s (benchmarks/serving.py)."""
     _waiting.append(entry)
     with _writing:
         while not entry.settled:

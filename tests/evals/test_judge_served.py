@@ -11,15 +11,14 @@ from tests.ops.site import Site
 pytestmark = [pytest.mark.slow, pytest.mark.django_db]
 
 
-def test_a_small_models_verdicts_are_scores_or_counted_as_missing(tmp_path, monkeypatch):
+def test_a_small_models_verdict_is_a_score_or_counted_as_missing(tmp_path, monkeypatch):
     with serve_model(Site(tmp_path), "smollm2") as served:
         monkeypatch.setenv("JUDGE_API_KEY", served.state["token"])
         options = {"base_url": f"{served.state['address']}/v1", "api_key_env": "JUDGE_API_KEY", "max_tokens": 60, "timeout": 60}
         request = RunRequest(
             eval_set=evalset_of_the_sea(1),
-            agents=("one", "two"),
+            agents=("one",),
             judge="llm",
-            pairwise=True,
             judge_backend="openai_compatible",
             judge_model="smollm2",
             judge_options=options,
@@ -28,21 +27,14 @@ def test_a_small_models_verdicts_are_scores_or_counted_as_missing(tmp_path, monk
         evalrun_execute(run.pk)
         run.refresh_from_db()
         assert run.state == EvalRun.State.DONE
-        judged = list(run.results.all())
-        assert len(judged) == 2
-        for result in judged:
-            if result.score is None:
-                assert result.error["code"] == "judge_failed"
-                assert "no usable verdict in 3 replies" in result.error["message"]
-            else:
-                assert 0 <= result.score <= 1
-                assert result.judgement["explanation"]
-        scored = sum(result.score is not None for result in judged)
-        assert sum(row["unscored"] for row in run.summary["agents"]) == 2 - scored
-        assert JudgeCall.objects.filter(kind="pointwise").count() == scored
-        pair = run.pairs.get()
-        if pair.outcome:
-            assert len(pair.explanations) == 2
+        (judged,) = run.results.all()
+        if judged.score is None:
+            assert judged.error["code"] == "judge_failed"
+            assert "no usable verdict in 3 replies" in judged.error["message"]
         else:
-            assert pair.error["code"] == "judge_failed"
+            assert 0 <= judged.score <= 1
+            assert judged.judgement["explanation"]
+        scored = int(judged.score is not None)
+        assert [row["unscored"] for row in run.summary["agents"]] == [1 - scored]
+        assert JudgeCall.objects.count() == scored
         assert "not calibrated" in run.summary["judge_calibration"]
