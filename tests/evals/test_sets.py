@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import pytest
 
@@ -167,3 +168,19 @@ def test_the_built_in_questions_name_pages_of_the_handbook(settings):
     for item in items:
         assert item.answers
         assert all((settings.BASE_DIR / page).is_file() for page in item.gold), item.key
+
+
+def test_factual_and_procedural_gold_answers_stand_in_the_pages_that_they_name(settings):
+    from evals.services.sets import BUILT_IN
+
+    checked = 0
+    for item in sets.read_jsonl(BUILT_IN):
+        if item.category not in ("factual", "procedural"):
+            continue
+        pages = [" ".join((settings.BASE_DIR / page).read_text().lower().split()) for page in item.gold]
+        for answer in item.answers:
+            stands = re.compile(rf"(?<![\w.]){re.escape(answer.lower())}(?!\w)")
+            assert any(stands.search(page) for page in pages), (item.key, answer)
+        assert all(any(answer.lower() in page for answer in item.answers) for page in pages), item.key
+        checked += 1
+    assert checked >= 15
