@@ -107,7 +107,7 @@ def query(
     category = _category(request.category, question)
     if request.agent is None:
         # Who narrows the candidates asks for a choice among them, not for an experiment's.
-        decision = experiment_assign(request.session, category) if request.candidates is None else None
+        decision = experiment_assign(request.session, category, collection) if request.candidates is None else None
         if decision is None:
             candidates = _candidates(request.candidates, collection)
             decision = BanditRouter().route(category, candidates, question=question, session=request.session)

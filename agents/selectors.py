@@ -58,6 +58,12 @@ def variants_ready(variants: list[AgentVariant], collection: Collection) -> list
     return [variant for variant in variants if needs[variant.pk] <= there] or variants
 
 
+def variant_ready(variant: AgentVariant, collection: Collection) -> bool:
+    """Whether its strategy finds in the collection what it searches besides passages."""
+    needs = set(getattr(STRATEGIES.get(variant.strategy), "needs", ()))
+    return not needs or needs <= {kind for (kind,) in _derived(collection.name)}
+
+
 def live_variant(name: str) -> AgentVariant:
     """The newest active revision of one agent, its canary where none is active; "name@revision" is that revision, a candidate
     too.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evals.statistics import Estimate, mean_interval
+from evals.statistics import POWER, Estimate, mean_interval, sample_size
 
 ALPHA = 0.05
 FIXED_HORIZON, ALWAYS_VALID = "fixed_horizon", "always_valid"
@@ -68,13 +68,14 @@ class Analysis:
 
 
 def analyse(rewards: Mapping[str, Sequence[float]], baseline: str, *, analysis: str, planned: int) -> Analysis:
-    """rewards: agent -> one mean reward for each session that was rated; planned: sessions an agent.
+    """rewards: agent -> one mean reward for each session that was rated, in the order they were; planned: sessions an agent.
 
-    Fixed horizon: Welch's t-test, final once every agent has its planned sessions, Holm over the agents, intervals at
-    Bonferroni's level. Always valid: an asymptotic confidence sequence for the difference (Waudby-Smith et al., 2024,
-    theorem 2.2, with the running variance of both means), which may be looked at after every rating.
+    Fixed horizon: one look at the first `planned` sessions of every agent, whatever came after; Welch's t-test, Holm over the
+    agents, intervals at Bonferroni's level. Always valid: an asymptotic confidence sequence for the difference (Waudby-Smith et
+    al., 2024, theorem 2.2, with the running variance of both means), which may be looked at after every rating.
     """
-    values = {agent: np.asarray(given, dtype=float) for agent, given in rewards.items()}
+    most = planned if analysis == FIXED_HORIZON else None
+    values = {agent: np.asarray(given, dtype=float)[:most] for agent, given in rewards.items()}
     others = [agent for agent in values if agent != baseline]
     alpha = ALPHA / max(1, len(others))
     complete = all(one.size >= planned for one in values.values())
@@ -97,6 +98,22 @@ def analyse(rewards: Mapping[str, Sequence[float]], baseline: str, *, analysis: 
             )
         )
     return Analysis(means={agent: mean_interval(given) for agent, given in values.items()}, differences=_holm(differences))
+
+
+def planned_size(difference: float, deviation: float, *, analysis: str, agents: int) -> int:
+    """Rated sessions an agent that find `difference` with power 0.8, at the 5 % level over all agents.
+
+    Always valid: the n at which half the sequence's width (tuned to n itself) and z_0.8 standard errors fit into the
+    difference. Both shrink with sqrt(n), so n has a closed form.
+    """
+    from scipy.stats import norm
+
+    alpha = ALPHA / max(1, agents - 1)
+    if analysis == FIXED_HORIZON:
+        return sample_size(difference, deviation, alpha=alpha)
+    steps = _steps(alpha)
+    width = 2 * math.sqrt((steps + 1) / steps * math.log(math.sqrt(steps + 1) / alpha))
+    return math.ceil(((width + norm.ppf(POWER) * math.sqrt(2)) * deviation / difference) ** 2)
 
 
 def _welch(agent: np.ndarray, baseline: np.ndarray, alpha: float, planned: int) -> tuple[float, float, float, float]:
@@ -122,9 +139,14 @@ def sequence_half_width(agent: np.ndarray, baseline: np.ndarray, *, alpha: float
     n = agent.size + baseline.size
     variance = n * (agent.var(ddof=1) / agent.size + baseline.var(ddof=1) / baseline.size)
     horizon = max(2 * planned, 2)
-    rho2 = (-2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)) / horizon
+    rho2 = _steps(alpha) / horizon
     term = n * rho2 + 1
     return math.sqrt(variance * 2 * term / (n * n * rho2) * math.log(math.sqrt(term) / alpha))
+
+
+def _steps(alpha: float) -> float:
+    """rho^2 times the horizon at which the sequence is tightest (Waudby-Smith et al., 2024, appendix B.2)."""
+    return -2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)
 
 
 def _difference(agent: np.ndarray, baseline: np.ndarray) -> float:

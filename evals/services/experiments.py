@@ -14,11 +14,10 @@ from django.utils import timezone
 
 from adaptrag.common.errors import Conflict, InvalidInput
 from adaptrag.common.prepared import Prepared
-from agents.models import AgentVariant
-from agents.selectors import live_variant, live_variants
-from evals.experiments import Analysis, analyse, assigned
+from agents.models import AgentVariant, Collection
+from agents.selectors import live_variant, live_variants, variant_ready
+from evals.experiments import Analysis, analyse, assigned, planned_size
 from evals.models import Experiment
-from evals.statistics import sample_size
 from rewards.models import AgentLimit, CategoryPin, Interaction, Reward
 from rewards.router import RoutingDecision
 from rewards.services.evidence import clock_read
@@ -68,7 +67,7 @@ def experiment_create(plan: ExperimentPlan) -> Experiment:
         analysis=plan.analysis,
         difference=plan.difference,
         deviation=plan.deviation,
-        planned=sample_size(plan.difference, plan.deviation, alpha=0.05 / (len(plan.shares) - 1)),
+        planned=planned_size(plan.difference, plan.deviation, analysis=plan.analysis, agents=len(plan.shares)),
         created_by=plan.user,
     )
     try:
@@ -107,17 +106,18 @@ def experiment_end(experiment: Experiment) -> Experiment:
     return experiment
 
 
-def experiment_assign(session: str, category: str) -> RoutingDecision | None:
+def experiment_assign(session: str, category: str, collection: Collection) -> RoutingDecision | None:
     """The decision of the running experiment for a session, or None where the bandit decides. One query without one.
 
     A question without a session gets an agent of its own. Pins come first; an agent that was switched off, paused or revised
-    since the start leaves its sessions to the bandit.
+    since the start, or that lacks its index in the collection, leaves its sessions to the bandit.
     """
     for experiment in _running():
         agent = assigned(experiment.shares, f"{experiment.pk}:{session or secrets.token_hex(8)}")
         if agent is None or CategoryPin.objects.filter(category=category).exists():
             return None
-        if (variant := _answering(experiment, agent)) is not None:
+        variant = _answering(experiment, agent)
+        if variant is not None and variant_ready(variant, collection):
             return _decision(experiment, variant)
     return None
 
@@ -148,11 +148,14 @@ def _decision(experiment: Experiment, variant: AgentVariant) -> RoutingDecision:
 
 @dataclass(frozen=True, kw_only=True)
 class ArmReport:
+    """left_out: sessions rated after the planned ones, which a fixed horizon does not look at."""
+
     agent: str
     share: float
     interactions: int
     sessions: int
     rated: int
+    left_out: int
     failed: int
     mean: float | None
     low: float | None
@@ -176,7 +179,7 @@ def experiment_report(experiment: Experiment) -> ExperimentReport:
     rows = Interaction.objects.filter(
         mode=Interaction.Mode.EXPERIMENT, policy=experiment.name, policy_revision=experiment.pk
     ).order_by()
-    units: dict[str, dict[str, list[float]]] = {agent: defaultdict(list) for agent in experiment.shares}
+    units: dict[str, set[str]] = {agent: set() for agent in experiment.shares}
     asked: dict[str, int] = defaultdict(int)
     failed: dict[str, int] = defaultdict(int)
     unit_of: dict[Any, tuple[str, str]] = {}
@@ -185,16 +188,17 @@ def experiment_report(experiment: Experiment) -> ExperimentReport:
         failed[agent] += state == Interaction.State.FAILED
         unit_of[pk] = (agent, session or str(pk))
         if agent in units:
-            units[agent][session or str(pk)]
+            units[agent].add(session or str(pk))
     rated: dict[Any, list[float]] = defaultdict(list)
-    ratings = Reward.objects.filter(interaction__in=rows, source=Reward.Source.USER).order_by()
+    ratings = Reward.objects.filter(interaction__in=rows, source=Reward.Source.USER).order_by("created_at", "pk")
     for pk, value in ratings.values_list("interaction_id", "value"):
         rated[pk].append(value)
-    for pk, values in rated.items():
+    means_of: dict[str, dict[str, list[float]]] = {agent: defaultdict(list) for agent in experiment.shares}
+    for pk, values in rated.items():  # sessions in the order of their first ratings, which later ones don't change
         agent, unit = unit_of[pk]
         if agent in units:
-            units[agent][unit].append(sum(values) / len(values))
-    means = {agent: [sum(one) / len(one) for one in found.values() if one] for agent, found in units.items()}
+            means_of[agent][unit].append(sum(values) / len(values))
+    means = {agent: [sum(one) / len(one) for one in found.values()] for agent, found in means_of.items()}
     analysis = analyse(means, experiment.baseline, analysis=experiment.analysis, planned=experiment.planned)
     arms = [
         ArmReport(
@@ -203,6 +207,7 @@ def experiment_report(experiment: Experiment) -> ExperimentReport:
             interactions=asked[agent],
             sessions=len(units[agent]),
             rated=len(means[agent]),
+            left_out=len(means[agent]) - analysis.means[agent].n,
             failed=failed[agent],
             mean=_known(analysis.means[agent].mean),
             low=_known(analysis.means[agent].low),

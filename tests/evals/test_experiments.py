@@ -9,8 +9,8 @@ from scipy import stats
 
 from adaptrag.common.errors import AdaptRAGError, Conflict
 from adaptrag.orchestrator import QueryRequest, query
-from agents.services import agent_revise, agent_set_enabled
-from evals.experiments import analyse, assigned, sequence_half_width
+from agents.services import agent_register, agent_revise, agent_set_enabled
+from evals.experiments import analyse, assigned, planned_size, sequence_half_width
 from evals.models import Experiment
 from evals.services import ExperimentPlan, experiment_create, experiment_end, experiment_report, experiment_start
 from rewards.models import BanditArm, CategoryPin, Interaction
@@ -32,11 +32,29 @@ def test_the_fixed_horizon_is_welchs_test_and_concludes_only_at_the_planned_size
     one, two = rng.uniform(0, 0.8, 60), rng.uniform(0.2, 1, 50)
     early = analyse({"one": one, "two": two}, "one", analysis="fixed_horizon", planned=60).differences[0]
     done = analyse({"one": one, "two": two}, "one", analysis="fixed_horizon", planned=50).differences[0]
-    welch = stats.ttest_ind(two, one, equal_var=False)
+    welch = stats.ttest_ind(two, one[:50], equal_var=False)
     interval = welch.confidence_interval(0.95)
     assert (done.p_value, done.low, done.high) == pytest.approx((welch.pvalue, interval.low, interval.high))
     assert not early.final and "No conclusion before the planned size" in early.sentence()
     assert done.final and done.sentence().startswith("two is better than one by 0.")
+
+
+def test_a_fixed_horizon_looks_once_and_what_comes_later_changes_nothing():
+    rng = np.random.default_rng(5)
+    one, two = rng.uniform(size=80), rng.uniform(0.1, 1, 50)
+    planned = analyse({"one": one[:50], "two": two}, "one", analysis="fixed_horizon", planned=50)
+    later = analyse({"one": [*one, 1.0, 1.0], "two": [*two, 0.0]}, "one", analysis="fixed_horizon", planned=50)
+    assert later == planned and later.differences[0].n == (50, 50)
+
+
+def test_an_always_valid_plan_finds_its_difference_as_often_as_it_says():
+    rng, planned = np.random.default_rng(6), planned_size(0.2, 0.5, analysis="always_valid", agents=2)
+    assert planned == 188 > planned_size(0.2, 0.5, analysis="fixed_horizon", agents=2) == 99
+    found = 0
+    for _ in range(400):
+        one, two = (rng.binomial(1, chance, planned).astype(float) for chance in (0.4, 0.6))
+        found += two.mean() - one.mean() > sequence_half_width(two, one, alpha=0.05, planned=planned)
+    assert 0.74 < found / 400 < 0.9  # at that size; looking earlier can only add to it
 
 
 def test_the_confidence_sequence_may_be_looked_at_all_the_time():
@@ -117,6 +135,31 @@ def test_others_go_to_the_bandit(agents):
 
 
 @pytest.mark.django_db
+def test_an_agent_without_its_index_in_the_collection_leaves_its_sessions_to_the_bandit(agents):
+    agent_register(name="linked", strategy="graph_rag", chat_backend="scripted", chat_options={"answer": "Marta"})
+    running(shares={"linked": 0.5, "one": 0.5})
+    modes = {session: ask(session).routing["mode"] for session in (f"s{n}" for n in range(12))}
+    assert set(modes.values()) == {"experiment", "bandit"}
+    assert {row.variant.name for row in Interaction.objects.filter(mode="experiment")} == {"one"}
+    assert not Interaction.objects.filter(state="failed").exists()
+
+
+@pytest.mark.django_db
+def test_sessions_rated_after_the_planned_ones_are_told_and_left_out(agents):
+    experiment = running(difference=0.9, deviation=0.1)
+    experiment.planned = 1
+    for n in range(12):
+        feedback_record(interaction_id=ask(f"s{n}").interaction_id, reward=1.0 if n < 6 else 0.0, rater="ola")
+    report = experiment_report(experiment)
+    assert sum(arm.rated for arm in report.arms) == 12
+    assert all(arm.left_out == arm.rated - 1 for arm in report.arms)
+    first = {row.variant.name: row.session for row in Interaction.objects.order_by("-created_at")}
+    assert {arm.agent: arm.mean for arm in report.arms} == {
+        name: 1.0 if int(session[1:]) < 6 else 0.0 for name, session in first.items()
+    }
+
+
+@pytest.mark.django_db
 def test_a_plan_states_its_size_and_refuses_what_is_wrong(agents):
     plan = {"name": "p", "shares": SHARES, "difference": 0.1, "deviation": 0.35}
     assert experiment_create(ExperimentPlan(**plan)).planned == 193  # 2 ((1.960 + 0.842) 0.35 / 0.1)^2
@@ -157,7 +200,7 @@ def test_an_experiment_is_planned_started_and_ended_in_the_admin(operator_client
     operator_client.post(reverse("admin:evals_experiment_start", args=[experiment.pk]), {"confirmed": "yes"})
     asked = ask("s")
     page = operator_client.get(response.url).content.decode()
-    assert "Not enough data to compare two with one" in page and "0 of 99" in page
+    assert "Not enough data to compare two with one" in page and "0 of 188" in page
     shown = operator_client.get(reverse("admin:rewards_interaction_change", args=[asked.interaction_id])).content.decode()
     assert "The experiment split gave this session its agent" in shown
     assert "experiment" in operator_client.get(reverse("admin:rewards_interaction_changelist")).content.decode()
