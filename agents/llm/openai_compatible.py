@@ -43,6 +43,7 @@ class OpenAICompatibleChatModel:
         self._base_model = model
         self._adapter: dict[str, str] | None = options.get("adapter")
         self._adapter_loaded = False
+        self._takes_schemas = True
         self.name = self._adapter["name"] if self._adapter else model
         self._options = options
         self._api_key = api_key
@@ -59,7 +60,10 @@ class OpenAICompatibleChatModel:
         temperature: float | None = None,
         stop: Sequence[str] = (),
         on_text: OnText | None = None,
+        schema: dict[str, Any] | None = None,
     ) -> Completion:
+        """As ChatModel.complete. `schema`: the JSON schema of the reply, for servers that take one; whoever refuses it is asked
+        without, and not bothered with one again."""
         deadline = time.monotonic() + self._options.get("timeout", TIMEOUT)
         request: dict[str, Any] = {"model": self.name, "messages": [message.as_dict() for message in messages]}
         limit = max_tokens if max_tokens is not None else self._options.get("max_tokens")
@@ -73,6 +77,19 @@ class OpenAICompatibleChatModel:
             request["stop"] = list(stop)
         if self._adapter and not self._adapter_loaded:
             self._load_adapter(deadline)
+        if schema is None or not self._takes_schemas:
+            return self._answer(request, deadline, on_text)
+        shape = {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": schema}}
+        try:
+            return self._answer(request | {"response_format": shape}, deadline, on_text)
+        except ChatModelUnavailable as error:
+            if error.details.get("refused_with") not in (400, 422):
+                raise
+        completion = self._answer(request, deadline, on_text)
+        self._takes_schemas = False
+        return completion
+
+    def _answer(self, request: dict[str, Any], deadline: float, on_text: OnText | None) -> Completion:
         try:
             return self._whole(request, deadline) if on_text is None else self._streamed(request, deadline, on_text)
         except ChatModelUnavailable as error:
@@ -218,7 +235,9 @@ class OpenAICompatibleChatModel:
             return self._late()
         if error.code == OVERLOADED:
             return ChatModelOverloaded(f"{self._who()} has no time: {said}", model=self.name)
-        return ChatModelUnavailable(f"{self._who()} answered with status {status}: {said}", model=self.name)
+        return ChatModelUnavailable(
+            f"{self._who()} answered with status {status}: {said}", model=self.name, refused_with=status
+        )
 
     def _nonsense(self, error: Exception) -> ChatModelUnavailable:
         return ChatModelUnavailable(f"{self._who()} sent what is no chat completion: {_short(str(error))}", model=self.name)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from adaptrag.common.errors import AdaptRAGError
 from agents.llm.base import ChatModel, Message, Usage
+from agents.llm.openai_compatible import OpenAICompatibleChatModel
 from evals.errors import JudgeFailed
 
 ATTEMPTS = 3
@@ -61,15 +62,23 @@ def json_object(text: str) -> dict[str, Any]:
     return found[0]
 
 
-def ask(chat: ChatModel, messages: Sequence[Message], read: Callable[[str], T]) -> tuple[T, Usage]:
+def reply_schema(**verdict: Any) -> dict[str, Any]:
+    """The JSON schema of a reply: an explanation, written before the verdict."""
+    properties = {"explanation": {"type": "string"}, **verdict}
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def ask(chat: ChatModel, messages: Sequence[Message], read: Callable[[str], T], schema: dict[str, Any]) -> tuple[T, Usage]:
     """Ask at temperature 0 until `read` accepts the reply, telling the judge each time what was wrong.
 
-    Raises JudgeFailed after ATTEMPTS unreadable replies; errors of the chat model pass through.
+    A chat model that may know structured output gets the schema; what it replies is read as strictly. Raises JudgeFailed after
+    ATTEMPTS unreadable replies; errors of the chat model pass through.
     """
     turns, usage, problem = list(messages), Usage(), ""
+    structured = {"schema": schema} if isinstance(chat, OpenAICompatibleChatModel) else {}
     for _ in range(ATTEMPTS):
         with counted(usage):
-            completion = chat.complete(turns, max_tokens=VERDICT_TOKENS, temperature=0.0)
+            completion = chat.complete(turns, max_tokens=VERDICT_TOKENS, temperature=0.0, **structured)
         usage += completion.usage
         try:
             return read(completion.text), usage

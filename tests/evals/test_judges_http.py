@@ -48,6 +48,38 @@ def test_a_verdict_comes_back_with_what_it_cost(server):
     assert [message["role"] for message in request["messages"]] == ["system", "user"]
 
 
+def test_a_server_that_takes_a_schema_gets_it_with_every_call(server):
+    server.behaviours = [answer(GOOD), preference("A"), preference("B")]
+    model = chat(server)
+    assert PointwiseJudge(model).judge(question="Who?", answer="Marta").score == 0.75
+    assert PairwiseJudge(model).judge(question="Who?", first="a", second="b").winner == "first"
+    shapes = [request["response_format"] for request in server.requests]
+    assert [shape["type"] for shape in shapes] == ["json_schema"] * 3 and all(one["json_schema"]["strict"] for one in shapes)
+    schemas = [shape["json_schema"]["schema"] for shape in shapes]
+    assert [list(schema["properties"]) for schema in schemas] == [["explanation", "score"], *[["explanation", "winner"]] * 2]
+    assert all(schema["required"] == list(schema["properties"]) for schema in schemas)
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_server_that_refuses_the_schema_is_asked_without_and_never_with_it_again(server, status):
+    def plain(handler, body):
+        (failing(status, "response_format is not supported") if "response_format" in body else answer(GOOD))(handler, body)
+
+    server.behaviours = [plain]
+    judge = PointwiseJudge(chat(server))
+    assert [judge.judge(question="Who?", answer=text).score for text in ("Marta", "Ola")] == [0.75, 0.75]
+    assert ["response_format" in request for request in server.requests] == [True, False, False]
+
+
+def test_what_a_server_refuses_for_another_reason_stays_an_error(server):
+    server.behaviours = [failing(400, "no such parameter"), failing(400, "no such parameter"), answer(GOOD)]
+    judge = PointwiseJudge(chat(server))
+    with pytest.raises(ChatModelUnavailable, match="no such parameter"):
+        judge.judge(question="Who?", answer="Marta")
+    assert judge.judge(question="Who?", answer="Marta").score == 0.75
+    assert "response_format" in server.requests[-1]  # nothing said that the schema was the reason
+
+
 @pytest.mark.parametrize("bad", ["Seven out of ten, I would say.", '{"score": 7, "explanation": "great"}', '{"score": 0.5'])
 def test_a_reply_that_is_no_verdict_is_asked_for_again(server, bad):
     server.behaviours = [answer(bad), answer(GOOD)]
