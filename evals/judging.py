@@ -95,7 +95,9 @@ def judge_named(backend: str = "", model: str = "", options: dict[str, Any] | No
             field="judge",
         )
     own = (backend, model) == (settings.ADAPTRAG_JUDGE_BACKEND, settings.ADAPTRAG_JUDGE_MODEL)
-    options = {**(settings.ADAPTRAG_JUDGE_OPTIONS if own else {}), **(options or {})}
+    if own and isinstance(options, dict | None):
+        options = {**settings.ADAPTRAG_JUDGE_OPTIONS, **(options or {})}
+    options = {} if options is None else options
     return _judge(backend, model, options)
 
 

@@ -7,7 +7,7 @@ from django.urls import path, re_path
 from adaptrag.api.docs import DocsView, SchemaView
 from adaptrag.api.documents import DocumentsView, DocumentView, ImageView
 from adaptrag.api.errors import page_not_found
-from adaptrag.api.evals import CancelView, EvalSetsView, ResultsView, ResumeView, RunsView, RunView
+from adaptrag.api.evals import CancelView, EvalSetExportView, EvalSetsView, ResultsView, ResumeView, RunsView, RunView
 from adaptrag.api.feedback import FeedbackView
 from adaptrag.api.health import HealthView
 from adaptrag.api.improve import ImprovementCancelView, ImprovementResumeView, ImprovementsView, ImprovementView
@@ -53,6 +53,7 @@ urlpatterns = [
     path("documents/<int:document_id>", DocumentView.as_view(), name="document"),
     path("images/<int:image_id>", ImageView.as_view(), name="image"),
     path("evals/sets", EvalSetsView.as_view(), name="eval-sets"),
+    path("evals/sets/<slug:name>/export", EvalSetExportView.as_view(), name="eval-set-export"),
     path("evals/runs", RunsView.as_view(), name="eval-runs"),
     path("evals/runs/<int:run>", RunView.as_view(), name="eval-run"),
     path("evals/runs/<int:run>/results", ResultsView.as_view(), name="eval-run-results"),

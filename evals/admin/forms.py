@@ -51,6 +51,18 @@ class RunForm(forms.Form):
         widget=UnfoldAdminTextInputWidget(attrs={"placeholder": "openai_compatible:gpt-4o-mini"}),
         help_text="backend:model; empty takes ADAPTRAG_JUDGE_BACKEND and ADAPTRAG_JUDGE_MODEL.",
     )
+    judge_options = forms.JSONField(
+        label="Judge's options",
+        required=False,
+        widget=UnfoldAdminTextInputWidget(attrs={"placeholder": '{"price_prompt_per_million": 0.15}'}),
+        help_text="base_url, timeout, prices; empty takes ADAPTRAG_JUDGE_OPTIONS where the model is the settings'.",
+    )
+    judge_blind = forms.BooleanField(
+        label="Judge blind",
+        required=False,
+        widget=UnfoldBooleanSwitchWidget,
+        help_text="The chat model is not shown the gold answers. That calibrates it for questions that have none.",
+    )
     pairwise = forms.BooleanField(
         required=False,
         widget=UnfoldBooleanSwitchWidget,
@@ -96,6 +108,8 @@ class RunForm(forms.Form):
             judge=values["judge"],
             judge_backend=backend.strip(),
             judge_model=model.strip(),
+            judge_options=values["judge_options"] or {},
+            judge_blind=values["judge_blind"],
             pairwise=values["pairwise"],
             max_questions=values["max_questions"],
             concurrency=values["concurrency"],
@@ -111,6 +125,15 @@ class RunForm(forms.Form):
         if baseline and baseline not in cleaned.get("agents", ()):
             self.add_error("baseline", f"{baseline} is not among the agents chosen above.")
         return cleaned
+
+
+class ResumeForm(forms.Form):
+    budget_tokens = forms.IntegerField(
+        label="Budget in tokens", required=False, min_value=1, widget=UnfoldAdminIntegerFieldWidget
+    )
+    budget_usd = forms.FloatField(
+        label="Budget in US dollars", required=False, min_value=0, widget=UnfoldAdminDecimalFieldWidget
+    )
 
 
 class SetForm(forms.Form):

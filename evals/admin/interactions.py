@@ -14,8 +14,9 @@ from django.utils.html import format_html
 from adaptrag.common.errors import AdaptRAGError
 from evals.admin.forms import AddToSetForm
 from evals.models import EvalSet
+from evals.selectors import rater_notes
 from evals.services import evalset_from_interactions, interactions_judge
-from rewards.admin.interactions import InteractionAdmin
+from rewards.admin.interactions import RATER_NOTES, InteractionAdmin
 from rewards.models import Interaction
 
 CHANGELIST = "admin:rewards_interaction_changelist"
@@ -69,4 +70,5 @@ def let_the_judge_rate(model_admin: InteractionAdmin, request: HttpRequest, quer
     messages.success(request, format_html("The judge rates them in {}.", link))
 
 
+RATER_NOTES.append(rater_notes)
 InteractionAdmin.actions = [*(InteractionAdmin.actions or ()), add_to_eval_set, let_the_judge_rate]

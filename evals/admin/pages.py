@@ -138,12 +138,7 @@ def items(run: EvalRun, ranked: Sequence[tuple[int, float | None]]) -> list[dict
     found: dict[tuple[int, int], EvalResult] = {}
     for result in run.results.filter(question__in=questions).defer("sources", "trace"):
         found[result.question_id, result.variant_id] = result
-    preferred = {
-        (question, variant): (outcome, same)
-        for question, variant, outcome, same in run.pairs.filter(question__in=questions).values_list(
-            "question_id", "variant_id", "outcome", "consistent"
-        )
-    }
+    pairs = {(pair.question_id, pair.variant_id): pair for pair in run.pairs.filter(question__in=questions)}
     rows = []
     for number, change in ranked:
         question = questions[number]
@@ -151,14 +146,15 @@ def items(run: EvalRun, ranked: Sequence[tuple[int, float | None]]) -> list[dict
         cells = []
         for variant in order:
             result = found.get((number, variant.pk))
-            outcome, same = preferred.get((number, variant.pk), ("", True))
+            pair = pairs.get((number, variant.pk))
             cells.append(
                 {
                     "label": variant.label,
                     "result": result,
                     "diff": diff_html(base.answer, result.answer) if result and base and result is not base else "",
-                    "outcome": outcome,
-                    "position_bias": not same,
+                    "pair": pair,
+                    "outcome": pair.outcome if pair else "",
+                    "position_bias": pair is not None and not pair.consistent,
                 }
             )
         rows.append({"question": question, "change": change, "cells": cells})

@@ -22,9 +22,10 @@ from adaptrag.common.confirmation import Question
 from adaptrag.common.errors import AdaptRAGError, InvalidInput
 from agents.models import AgentVariant
 from evals.admin import pages
-from evals.admin.forms import PriorsForm, RunForm
+from evals.admin.forms import PriorsForm, ResumeForm, RunForm
 from evals.gate import evalrun_gate, evalrun_verdict
 from evals.models import EvalRun
+from evals.selectors import judge_calibration
 from evals.services import (
     evalrun_cancel,
     evalrun_csv,
@@ -33,8 +34,9 @@ from evals.services import (
     evalrun_regressions,
     evalrun_resume,
     evalrun_start,
-    evalrun_summary,
+    evalrun_summary_now,
 )
+from evals.services.execution import evalrun_spent
 
 STATE_LABELS = {
     "queued": "warning", "running": "info", "done": "success", "stopped": "warning", "cancelled": "", "failed": "danger",
@@ -86,6 +88,12 @@ class EvalRunAdmin(ModelAdmin):
         rows = super().get_queryset(request).select_related("eval_set", "job", "collection")
         return rows.prefetch_related("variants").annotate(answer_count=Count("results", filter=Q(results__complete=True)))
 
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        found, known = super().get_changelist_instance(request), {}
+        for run in found.result_list:
+            run.judge_calibrated = run.judge == EvalRun.Judge.LLM and judge_calibration(run, known).calibrated
+        return found
+
     @display(description="Run", ordering="id", header=True)
     def title(self, run: EvalRun) -> list[str]:
         return [run.name or f"Run {run.pk}", f"no. {run.pk}" if run.name else ""]
@@ -102,8 +110,7 @@ class EvalRunAdmin(ModelAdmin):
     def judge_label(self, run: EvalRun) -> str:
         if run.judge != EvalRun.Judge.LLM:
             return run.judge
-        known = (run.summary or {}).get("judge_calibrated")
-        return f"{run.judge_model or run.judge_backend}{'' if known else ', not calibrated'}"
+        return f"{run.judge_model or run.judge_backend}{'' if run.judge_calibrated else ', not calibrated'}"
 
     @display(description="Best mean score")
     def best(self, run: EvalRun) -> str:
@@ -167,7 +174,7 @@ class EvalRunAdmin(ModelAdmin):
         return super().change_view(request, object_id, form_url, {**(extra_context or {}), **shown})
 
     def _page(self, request: HttpRequest, run: EvalRun) -> dict[str, Any]:
-        summary = run.summary if run.summary and run.state not in run.LIVE else evalrun_summary(run)
+        summary = evalrun_summary_now(run)
         scores: dict[str, list[float]] = {row["agent"]: [] for row in summary["agents"]}
         points: dict[str, list[tuple[float, float]]] = {agent: [] for agent in scores}
         labels = run.labelled()
@@ -198,7 +205,7 @@ class EvalRunAdmin(ModelAdmin):
         cancel = "" if live and run.job is not None else "Only a queued or running run can be cancelled."
         if live and run.job is None:
             cancel = "It was started on the command line; press Ctrl-C there."
-        failed = run.results.filter(error__isnull=False).count()
+        failed = sum(rows.filter(error__isnull=False).count() for rows in (run.results, run.pairs))
         resume = "It is under way." if live else ""
         if status == "done" and not failed:
             resume = "It is done; nothing is missing."
@@ -280,9 +287,34 @@ class EvalRunAdmin(ModelAdmin):
         return self._asked(request, pk, "Cancel", effects, lambda run: evalrun_cancel(run))
 
     def resume_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        run = self._run(request, pk)
+        if run.state == EvalRun.State.STOPPED:
+            return self._resume_stopped(request, run)
         effects = ("Only what is missing or failed is asked; every saved answer stays.",)
         return self._asked(
             request, pk, "Resume", effects, lambda run: evalrun_resume(run, user=request.user, retry_failed=True)
+        )
+
+    def _resume_stopped(self, request: HttpRequest, run: EvalRun) -> HttpResponse:
+        """A run that stopped at its budget would stop again at once: the form asks for a larger one."""
+        if not self.has_operate_permission(request):
+            raise PermissionDenied
+        back = reverse("admin:evals_evalrun_change", args=[run.pk])
+        old = {name: getattr(run, name) for name in ResumeForm.base_fields}
+        form = ResumeForm(request.POST or None, initial=old)
+        if request.method == "POST" and form.is_valid():
+            try:
+                evalrun_resume(run, user=request.user, retry_failed=True, **form.cleaned_data)
+            except AdaptRAGError as error:
+                field = error.details.get("field")
+                form.add_error(field if field in form.fields else None, error.message)
+            else:
+                self.log_change(request, run, "Resume: asked for, with a new budget.")
+                return redirect(back)
+        tokens, usd = evalrun_spent(run)
+        intro = f"It stopped at its budget. The {tokens:,} tokens and {usd:.4f} US dollars spent count towards the new one."
+        return self._form(
+            request, form, title=f"Resume “{run}”", intro=intro, button="Resume the run", icon="play_arrow", back=back
         )
 
     def _asked(self, request: HttpRequest, pk: int, verb: str, effects: tuple[str, ...], service: Any) -> HttpResponse:
@@ -356,7 +388,7 @@ class EvalRunAdmin(ModelAdmin):
         runs = list(self.get_queryset(request).filter(pk__in=numbers[:MOST_COMPARED]).order_by("id"))
         chosen = request.GET.get("baseline", "")
         baseline = next((run for run in runs if str(run.pk) == chosen), runs[0] if runs else None)
-        columns = []
+        columns, known = [], {}
         for run in runs:
             rows, told = [], ""
             if run != baseline:
@@ -364,7 +396,7 @@ class EvalRunAdmin(ModelAdmin):
                     rows = evalrun_regressions(run, baseline)
                 except InvalidInput as error:
                     told = error.message
-            summary = run.summary or evalrun_summary(run)
+            summary = evalrun_summary_now(run, known)
             agents = [(row, pages.Enough(row=row)) for row in summary["agents"]]
             columns.append({"run": run, "agents": agents, "differences": rows, "told": told, "summary": summary})
         context = {

@@ -14,6 +14,7 @@ from evals.services.experiments import (
     experiment_report,
     experiment_start,
 )
+from evals.services.gates import Gates, baseline_check, evalrun_gates, gates_check
 from evals.services.ratings import interactions_judge, interactions_rate
 from evals.services.reports import (
     evalrun_comparable,
@@ -48,12 +49,15 @@ __all__ = [
     "ArmReport",
     "ExperimentPlan",
     "ExperimentReport",
+    "Gates",
     "RunRequest",
+    "baseline_check",
     "evalrun_cancel",
     "evalrun_comparable",
     "evalrun_create",
     "evalrun_csv",
     "evalrun_execute",
+    "evalrun_gates",
     "evalrun_get",
     "evalrun_items",
     "evalrun_json",
@@ -78,6 +82,7 @@ __all__ = [
     "experiment_end",
     "experiment_report",
     "experiment_start",
+    "gates_check",
     "interactions_judge",
     "interactions_rate",
 ]

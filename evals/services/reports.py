@@ -53,14 +53,14 @@ def _calibration(run: EvalRun, known: Known | None = None) -> dict[str, Any]:
     }
 
 
-def evalrun_regressions(run: EvalRun, baseline: EvalRun) -> list[dict[str, Any]]:
+def evalrun_regressions(run: EvalRun, baseline: EvalRun, *, failed_as_zero: bool = False) -> list[dict[str, Any]]:
     """Each agent of `run` against itself in `baseline`, over the questions that both scored; Holm over the agents.
 
-    A question is the same where id, words and gold answers are. Raises InvalidInput where the runs were judged differently or
-    share no agent with scores.
+    A question is the same where id, words and gold answers are. `failed_as_zero` counts answers that failed as 0. Raises
+    InvalidInput where the runs were judged differently or share no agent with scores.
     """
     evalrun_comparable(run, baseline)
-    now, before = _scores(run), _scores(baseline)
+    now, before = (scores_of(one, failed_as_zero=failed_as_zero) for one in (run, baseline))
     shared = sorted(now.keys() & before.keys())
     if not shared:
         raise InvalidInput(f"Run {baseline.pk} has no scores for any agent of run {run.pk}; choose another baseline.")
@@ -86,12 +86,17 @@ def _judged_by(run: EvalRun) -> str:
     return " ".join(filter(None, [run.judge, run.judge_model, where, run.judge_revision, "blind" if run.judge_blind else ""]))
 
 
-def _scores(run: EvalRun) -> dict[str, dict[str, float]]:
+def scores_of(run: EvalRun, *, failed_as_zero: bool = False) -> dict[str, dict[str, float]]:
+    """Agent -> question (id, words and gold answers) -> score, of what is scored."""
     labels = run.labelled()
     scores: dict[str, dict[str, float]] = {}
-    columns = ("variant_id", "score", "question__key", "question__question", "question__answers")
-    for variant, score, *question in run.results.exclude(score=None).values_list(*columns):
-        scores.setdefault(labels[variant].label, {})[json.dumps(question)] = score
+    columns = ("variant_id", "score", "failed", "question__key", "question__question", "question__answers")
+    for variant, score, failed, *question in run.results.values_list(*columns):
+        scorable = run.judge == EvalRun.Judge.LLM or (run.judge == EvalRun.Judge.REFERENCE and question[-1])
+        if failed and failed_as_zero and scorable:
+            score = 0.0
+        if score is not None:
+            scores.setdefault(labels[variant].label, {})[json.dumps(question)] = score
     return scores
 
 

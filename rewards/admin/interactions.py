@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -99,6 +100,19 @@ class FallbackFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
         return queryset.filter(fallback__isnull=False) if self.value() else queryset
+
+
+# Judges' names -> what is said beside their ratings. Evaluation, which builds on this app, adds its own.
+RATER_NOTES: list[Callable[[Iterable[str]], Mapping[str, str]]] = []
+
+
+def noted(ratings: Iterable[Reward]) -> Iterable[Reward]:
+    """The same ratings with their `note`."""
+    raters = {one.rater for one in ratings if one.source == Reward.Source.JUDGE}
+    notes = [notes_of(raters) for notes_of in RATER_NOTES]
+    for one in ratings:
+        one.note = ", ".join(filter(None, (found.get(one.rater) for found in notes)))
+    return ratings
 
 
 @admin.register(Interaction)
@@ -203,14 +217,14 @@ def page(interaction: Interaction) -> dict[str, Any]:
         "candidates": [one | {"chosen": one.get("variant_id") == interaction.variant_id} for one in candidates],
         "sources": sources,
         **trace_of(interaction),
-        "ratings": list(interaction.rewards.all()),
+        "ratings": noted(list(interaction.rewards.all())),
         "pull": getattr(interaction, "pull", None),
     }
 
 
 @admin.register(Reward)
 class RewardAdmin(ReadOnlyAdmin):
-    list_display = ("rating", "question", "agent", "source", "rater", "correction_text", "comment_text", "created_at")
+    list_display = ("rating", "question", "agent", "source", "rater_label", "correction_text", "comment_text", "created_at")
     list_filter = ("source", ("created_at", PeriodFilter))
     list_filter_submit = True
     list_select_related = ("interaction__variant",)
@@ -227,9 +241,18 @@ class RewardAdmin(ReadOnlyAdmin):
     empty_hint = "Ratings are given on the chat page and by POST /api/feedback."
     empty_link = ("chat", "Ask and rate")
 
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        found = super().get_changelist_instance(request)
+        noted(found.result_list)
+        return found
+
     @display(description="Rating", ordering="value")
     def rating(self, reward: Reward) -> str:
         return f"{reward.value:.2f}"
+
+    @display(description="Rater", ordering="rater")
+    def rater_label(self, reward: Reward) -> str:
+        return f"{reward.rater}, {reward.note}" if reward.note else reward.rater
 
     @display(description="Question")
     def question(self, reward: Reward) -> str:

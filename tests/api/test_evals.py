@@ -1,6 +1,9 @@
 """Eval runs over HTTP: started, watched, read, cancelled and resumed by operators alone."""
 
+import json
+
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
 
 from evals.models import EvalRun
 from evals.services import evalrun_execute, evalset_create
@@ -70,6 +73,42 @@ def test_a_wrong_request_is_named(operator_api, eval_set, body, status, words):
     assert answer.status_code == status
     assert words in answer.content.decode()
     assert not EvalRun.objects.exists()
+
+
+def test_a_set_is_uploaded_and_exported_as_it_was(operator_api, db):
+    def upload(body, **fields):
+        file = SimpleUploadedFile("sea.jsonl", body.encode())
+        return operator_api.post("/api/evals/sets", {"file": file, **fields})
+
+    known = {"id": "q1", "question": "Who?", "answers": ["Marta"], "level": 3}
+    lines = f"{json.dumps(known)}\n{json.dumps({'id': 'q2', 'question': 'X?', 'unanswerable': True})}\n"
+    made = upload(lines)
+    assert (made.status_code, made.json()["name"], made.json()["version"], made.json()["questions"]) == (201, "sea", 1, 2)
+    assert made.json()["origin"] == "sea.jsonl"
+    exported = b"".join(operator_api.get("/api/evals/sets/sea/export").streaming_content).decode()
+    assert json.loads(exported.splitlines()[0])["metadata"] == {"level": 3}
+    again = upload(exported, name="sea")
+    assert (again.status_code, again.json()["sha256"]) == (200, made.json()["sha256"])
+    bad = upload('{"question": "Who?"}\nprose\n')
+    assert bad.status_code == 400 and "line 2 is not JSON" in bad.json()["error"]["message"]
+    assert upload(lines, name="No Slug").status_code == 400
+    assert operator_api.get("/api/evals/sets/sea/export?version=7").status_code == 404
+
+
+def test_results_name_the_judge_as_not_calibrated_and_hold_its_preferences(operator_api, eval_set):
+    body = {
+        "eval_set": "harbour", "agents": ["one", "two"], "judge": "llm", "judge_model": "scripted:j", "pairwise": True,
+        "judge_blind": True, "judge_options": {"answer": '{"explanation": "so", "score": 0.5, "winner": "A"}'},
+    }  # fmt: skip
+    assert "Unknown option" in operator_api.send(RUNS, body | {"judge_options": {"colour": 1}}).json()["error"]["message"]
+    run = operator_api.send(RUNS, body).json()["run"]
+    evalrun_execute(run)
+    first, second = operator_api.get(f"{RUNS}/{run}/results").json()["results"][:2]
+    assert (first["judge_calibrated"], first["pairwise"], first["judgement"]["references"]) == (False, None, False)
+    assert second["pairwise"]["explanations"] == ["so", "so"] and first["judge_tokens"] > 0
+    plain = operator_api.send(RUNS, {"eval_set": "harbour", "agents": ["one"], "max_questions": 1}).json()["run"]
+    evalrun_execute(plain)
+    assert operator_api.get(f"{RUNS}/{plain}/results").json()["results"][0]["judge_calibrated"] is None
 
 
 def test_only_operators_see_and_start_runs(api, eval_set):

@@ -36,6 +36,7 @@ def test_a_set_is_imported_shown_and_exported_as_it_was(operator_client):
     response = operator_client.post(page("evalset_add"), {"file": upload, "name": ""}, follow=True)
     assert "harbour-questions v1 holds 2 questions." in text(response)
     eval_set = EvalSet.objects.get()
+    assert eval_set.origin == "Harbour Questions.jsonl"
     exported = b"".join(operator_client.get(page("evalset_export", eval_set.pk)).streaming_content)
     again = operator_client.post(
         page("evalset_add"), {"file": SimpleUploadedFile("x.jsonl", exported), "name": "harbour-questions"}
@@ -180,6 +181,86 @@ def test_a_judge_rates_logged_answers_and_is_calibrated_against_people(
     assert (judge.model, judge.people.n, judge.calibrated) == ("scripted:judge", 1, False)
     shown = text(operator_client.get(reverse("admin_judges")))
     assert "not calibrated" in shown and "1 pairs of 50 needed" in shown
+
+
+JUDGED = {
+    "judge": "llm", "judge_backend": "scripted", "judge_model": "j", "pairwise": True,
+    "judge_options": {"answer": '{"explanation": "because it is so", "score": 0.75, "winner": "A"}'},
+}  # fmt: skip
+
+
+def test_an_uncalibrated_judge_is_labelled_wherever_its_scores_and_ratings_stand(operator_client, harbour, scripted):
+    scripted("one"), scripted("two", "at six")
+    run = evalrun_create(RunRequest(eval_set=harbour, agents=("one", "two"), **JUDGED))
+    evalrun_execute(run.pk)
+    result = run.results.get(question__key="keeper", variant__name="two")
+    shown = text(operator_client.get(page("evalresult_change", result.pk)))
+    assert "judge not calibrated" in shown and "shown gold answers" in shown
+    assert "because it is so" in shown and "pairwise: not calibrated" in shown and "the order of the answers decided" in shown
+    assert "0.750, judge not calibrated" in text(operator_client.get(page("evalresult_changelist")))
+    assert "j, not calibrated" in text(operator_client.get(page("evalrun_changelist")))
+    assert "Pairwise (not calibrated)" in text(operator_client.get(page("evalrun_change", run.pk)))
+    raw = b"".join(operator_client.get(page("evalrun_export.csv", run.pk)).streaming_content).decode()
+    rows = {(row["id"], row["agent"]): row for row in csv.DictReader(io.StringIO(raw))}
+    row = rows["keeper", "two"]
+    assert (row["judge_calibrated"], row["pairwise"], row["pairwise_consistent"]) == ("no", "tie", "False")
+    assert row["pairwise_explanations"] == "because it is so | because it is so" and int(row["judge_tokens"]) > 0
+    asked = query(QueryRequest(question="Who is the keeper?"))
+    feedback_record(interaction_id=asked.interaction_id, reward=0.4, source="judge", rater="scripted:j@abc")
+    assert "not calibrated" in text(
+        operator_client.get(reverse("admin:rewards_interaction_change", args=[asked.interaction_id]))
+    )
+    assert "scripted:j@abc, not calibrated" in text(operator_client.get(reverse("admin:rewards_reward_changelist")))
+
+
+def test_calibration_is_read_as_it_is_now_and_not_as_the_run_ended(operator_client, harbour, scripted, monkeypatch):
+    scripted("one")
+    run = evalrun_create(RunRequest(eval_set=harbour, agents=("one",), **{**JUDGED, "pairwise": False}))
+    evalrun_execute(run.pk)
+    monkeypatch.setattr("evals.calibration.MIN_PAIRS", 0)
+    monkeypatch.setattr("evals.calibration.MIN_SPEARMAN_LOW", -2)
+    monkeypatch.setattr("evals.calibration.Calibration.calibrated", True)
+    assert "not calibrated" not in text(operator_client.get(page("evalrun_changelist")))
+    assert "Judge not calibrated" not in text(operator_client.get(page("evalrun_change", run.pk)))
+
+
+def test_a_run_stopped_at_its_budget_is_resumed_with_a_larger_one(operator_client, harbour, scripted):
+    scripted("one")
+    run = evalrun_create(RunRequest(eval_set=harbour, agents=("one",), budget_tokens=1))
+    evalrun_execute(run.pk)
+    address = page("evalrun_resume", run.pk)
+    shown = text(operator_client.get(address))
+    assert "It stopped at its budget" in shown and 'name="budget_tokens"' in shown and 'value="1"' in shown
+    assert "Resume it with a larger budget_tokens" in text(operator_client.post(address, {"budget_tokens": 1}))
+    assert operator_client.post(address, {"budget_tokens": 100_000}).status_code == 302
+    run.refresh_from_db()
+    assert (run.status, run.budget_tokens) == ("queued", 100_000)
+
+
+def test_failed_preferences_can_be_asked_for_again(operator_client, harbour, scripted):
+    scripted("one"), scripted("two", "at six")
+    options = {"script": [["winner", "prose"], ["", '{"explanation": "right", "score": 1}']]}
+    run = evalrun_create(RunRequest(eval_set=harbour, agents=("one", "two"), **{**JUDGED, "judge_options": options}))
+    evalrun_execute(run.pk)
+    run.refresh_from_db()
+    assert run.pairs.filter(error__isnull=False).count() == 3 and not run.results.filter(error__isnull=False).exists()
+    shown = text(operator_client.get(page("evalrun_change", run.pk)))
+    assert "3 items failed" in shown and "Ask again what failed" in shown
+    operator_client.post(page("evalrun_resume", run.pk), {"confirmed": "yes"})
+    run.refresh_from_db()
+    assert run.status == "queued" and not run.pairs.exists()
+
+
+def test_the_judges_options_are_in_the_form_and_its_complaints_beside_them(operator_client, harbour, scripted):
+    form = {
+        "eval_set": harbour.pk, "agents": [scripted("one").pk], "judge": "llm", "judge_model": "scripted:j", "top_k": 5,
+        "concurrency": 1, "judge_blind": "on", "judge_options": '{"price_prompt_per_million": 2}',
+    }  # fmt: skip
+    assert "Unknown option" in text(operator_client.post(page("evalrun_add"), form | {"judge_options": '{"colour": 1}'}))
+    assert "must be a JSON object" in text(operator_client.post(page("evalrun_add"), form | {"judge_options": "[1]"}))
+    assert operator_client.post(page("evalrun_add"), form).status_code == 302
+    run = EvalRun.objects.get()
+    assert (run.judge_blind, run.judge_options) == (True, {"price_prompt_per_million": 2})
 
 
 def test_staff_without_permission_see_and_change_nothing(clerk_client, done_run):

@@ -76,12 +76,68 @@ def test_gates_end_with_3(dataset):
     arguments = ["--agents", "one", "--dataset", dataset]
     before = json.loads(evals(*arguments, "--fail-under", "0.7", "--json")[0])["run"]
     out, _ = evals(*arguments, "--fail-under", "0.9", code=3)
-    assert "Gate not met: one has 0.800, at least 0.9 was asked for" in out
+    assert "Gate not met: one has 0.800 (n 10), at least 0.9 was asked for" in out
     agent_revise(one, chat_options={"answer": "Nobody"})
     evals(*arguments, "--baseline", before, "--max-regression", "0.9")
     out, _ = evals(*arguments, "--baseline", before, "--max-regression", "0.1", code=3)
-    assert f"Gate not met: one lost 0.800 against run {before}, at most 0.1 was allowed" in out
+    assert f"Gate not met: one lost 0.800 against run {before} (n 10), at most 0.1 was allowed to be lost" in out
     assert f"one is worse than run {before} by 0.80" in out
+
+
+def test_a_gate_that_has_nothing_to_compare_is_refused_before_anything_is_asked(dataset, tmp_path):
+    scripted("one", "Marta Olsen"), scripted("two", "Marta Olsen")
+    arguments = ["--agents", "one", "--dataset", dataset]
+    before = json.loads(evals(*arguments, "--json")[0])["run"]
+    against = ["--baseline", before, "--max-regression", "0.1"]
+    other = tmp_path / "other.jsonl"
+    other.write_text(dataset.read_text().replace("Who keeps", "Who built"))
+    judge = ["--judge", "llm", "--judge-model", "scripted:j"]
+    for words, told in (
+        (["--agents", "one,two", "--dataset", dataset, *against], "two (0 shared questions with scores)"),
+        (["--agents", "one", "--dataset", other, *against], "one (0 shared questions with scores)"),
+        ([*arguments, "--max-questions", 1, *against], "one (1 shared question with scores)"),
+        ([*arguments, *judge, *against], "were judged differently"),
+        ([*arguments, "--fail-under", "nan"], "--fail-under must be a number, not nan"),
+        ([*arguments, "--baseline", before, "--max-regression", "inf"], "--max-regression must be a number, not inf"),
+        ([*arguments, "--judge-options", "{"], "--judge-options is not JSON"),
+        ([*arguments, *judge, "--judge-options", '{"colour": 1}'], "The judge: Unknown option 'colour'"),
+    ):
+        assert told in evals(*words, code=2)[1]
+    assert EvalRun.objects.count() == 1
+    out, _ = evals(*arguments, *against, "--fail-under", 0.5)
+    assert "Gate met: one has 1.000 (n 10)" in out and f"Gate met: one gained 0.000 against run {before} (n 10)" in out
+
+
+def test_a_run_that_stopped_or_failed_meets_no_gate(dataset):
+    scripted("one", "Marta Olsen")
+    out, _ = evals("--agents", "one", "--dataset", dataset, "--fail-under", "0.1", "--budget-tokens", 1, code=3)
+    assert "is not done: stopped at its budget" in out and "one has scores for 1 of 10 questions, too few" in out
+    agent_register(
+        name="frail", strategy="naive_rag", chat_backend="openai_compatible", chat_model="m", parameters={"retriever": "bm25"},
+        chat_options={"base_url": "http://127.0.0.1:9/v1", "max_retries": 0},
+    )  # fmt: skip
+    out, _ = evals("--agents", "frail", "--dataset", dataset, "--fail-under", "0.1", code=3)
+    assert "Gate not met: frail has 0.000 (n 10), at least 0.1" in out  # a failed answer is worth nothing
+
+
+def test_options_of_the_judge_reach_it(dataset):
+    scripted("one", "Marta Olsen")
+    verdict = json.dumps({"answer": '{"explanation": "right", "score": 0.5}', "price_prompt_per_million": 1e6})
+    words = [
+        "--agents",
+        "one",
+        "--dataset",
+        dataset,
+        "--judge",
+        "llm",
+        "--judge-model",
+        "scripted:j",
+        "--judge-options",
+        verdict,
+    ]
+    result = json.loads(evals(*words, "--judge-blind", "--json")[0])
+    assert result["agents"][0]["score"] == 0.5 and result["judge_blind"] and result["judge_cost_usd"] > 1
+    assert not EvalRun.objects.get().results.first().judgement["references"]
 
 
 def test_revisions_of_one_agent_are_told_apart(dataset):

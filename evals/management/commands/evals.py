@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandParser
+from django.db import transaction
 
 from adaptrag.common.commands import DONE, FAILED, GATE_NOT_MET
 from adaptrag.common.errors import InvalidInput
@@ -15,8 +17,10 @@ from agents.services import beir_collection
 from evals.models import EvalRun, EvalSet
 from evals.services import (
     RunRequest,
+    baseline_check,
     evalrun_create,
     evalrun_execute,
+    evalrun_gates,
     evalrun_get,
     evalrun_prepare,
     evalrun_regressions,
@@ -24,6 +28,7 @@ from evals.services import (
     evalset_default,
     evalset_from_path,
     evalset_get,
+    gates_check,
 )
 
 
@@ -38,6 +43,12 @@ class Command(AskingCommand):
         parser.add_argument("--max-questions", type=int)
         parser.add_argument("--judge", default="reference", choices=EvalRun.Judge.values)
         parser.add_argument("--judge-model", default="", help="BACKEND:MODEL, for example openai_compatible:gpt-4o-mini")
+        parser.add_argument(
+            "--judge-options",
+            default="",
+            help='its chat options as JSON: \'{"base_url": ..., "price_prompt_per_million": 0.15}\'',
+        )
+        parser.add_argument("--judge-blind", action="store_true", help="with --judge llm: it is not shown the gold answers")
         parser.add_argument("--pairwise", action="store_true", help="with --judge llm: also compare answers in both orders")
         parser.add_argument("--dataset", default="", help="an eval set's name, a BEIR folder or a JSON-lines file")
         parser.add_argument("--collection", help="search this collection (default: the BEIR folder's own, else the default)")
@@ -54,10 +65,13 @@ class Command(AskingCommand):
         parser.add_argument("--name", default="", help="what the run is called in the admin")
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
-        if options["max_regression"] is not None and options["baseline"] is None:
-            raise InvalidInput("--max-regression needs --baseline RUN to compare with.")
         baseline = evalrun_get(options["baseline"]) if options["baseline"] is not None else None
-        run = self._resumed(options) if options["resume"] is not None else evalrun_create(self._request(options))
+        gates = {name: options[name] for name in ("fail_under", "max_regression")} | {"baseline": baseline}
+        gates_check(**gates)
+        with transaction.atomic():  # a run that can't be compared leaves no row
+            run = self._resumed(options) if options["resume"] is not None else evalrun_create(self._request(options))
+            if baseline is not None:
+                baseline_check(run, baseline, gate=options["max_regression"] is not None)
         try:
             evalrun_execute(run.pk, self.progress)
         except KeyboardInterrupt:
@@ -67,7 +81,8 @@ class Command(AskingCommand):
         result = evalrun_summary(run)
         if baseline is not None:
             result["regressions"] = evalrun_regressions(run, baseline)
-        result["gates"] = _gates(result, options)
+        found = evalrun_gates(run, **gates)
+        result["gates"], result["gates_met"] = found.missed, found.met
         if result["gates"] and self.exit_code == DONE:
             self.exit_code = GATE_NOT_MET
         return result
@@ -97,6 +112,8 @@ class Command(AskingCommand):
             judge=options["judge"],
             judge_backend=backend,
             judge_model=model,
+            judge_options=_options(options["judge_options"]),
+            judge_blind=options["judge_blind"],
             pairwise=options["pairwise"],
             max_questions=options["max_questions"],
             concurrency=options["concurrency"],
@@ -134,23 +151,15 @@ class Command(AskingCommand):
             write(comparison["sentence"])
         if result["judge_calibrated"] is False:
             write(result["judge_calibration"])
+        for gate in result["gates_met"]:
+            write(f"Gate met: {gate}")
         for gate in result["gates"]:
             write(f"Gate not met: {gate}")
         write(f"Results: {result['results_file']}")
 
 
-def _gates(result: dict[str, Any], options: dict[str, Any]) -> list[str]:
-    """What was asked for and not reached, in words."""
-    missed = []
-    if (floor := options["fail_under"]) is not None:
-        for row in result["agents"]:
-            if row["score"] is None or row["score"] < floor:
-                score = "no score" if row["score"] is None else f"{row['score']:.3f}"
-                missed.append(f"{row['agent']} has {score}, at least {floor:g} was asked for")
-    if (allowed := options["max_regression"]) is not None:
-        missed += [
-            f"{row['agent']} lost {-row['difference']:.3f} against {row['baseline']}, at most {allowed:g} was allowed"
-            for row in result["regressions"]
-            if row["difference"] is not None and row["difference"] < -allowed
-        ]
-    return missed
+def _options(text: str) -> dict[str, Any]:
+    try:
+        return json.loads(text or "{}")
+    except ValueError as error:
+        raise InvalidInput(f"--judge-options is not JSON ({error}): {text[:80]!r}.") from None
