@@ -116,9 +116,9 @@ def citation_precision_recall(answer: str, shown: Sequence[str], gold: Sequence[
     prompt is a wrong citation. Precision is NaN without a citation, recall NaN where no gold passage was shown.
     """
     cited = citations(answer)
-    right = {shown[number - 1] for number in cited if 1 <= number <= len(shown)} & set(gold)
+    right = [shown[number - 1] for number in cited if 1 <= number <= len(shown) and shown[number - 1] in gold]
     citable = set(shown) & set(gold)
-    return len(right) / len(cited) if cited else NAN, len(right) / len(citable) if citable else NAN
+    return len(right) / len(cited) if cited else NAN, len(set(right)) / len(citable) if citable else NAN
 
 
 def recall_at(k: int, ranked: Sequence[str], gold: Sequence[str] | Mapping[str, float]) -> float:

@@ -31,7 +31,7 @@ def answer_metrics(
     where there is a gold answer; never an `unanswerable` question.
     """
     ranked = list(dict.fromkeys(sources.get(passage.document_id, "") for passage in answer.passages))
-    used = [passage for passage in answer.passages if passage.chunk_id in answer.used]
+    used = answer.shown
     texts = [passage.text for passage in used]
     relevant = {source for source, gain in gold.items() if gain > 0}
     abstained, answerable = abstains(answer.text), bool(answers)

@@ -208,7 +208,7 @@ def agent_answer(variant: AgentVariant, request: AgentRequest, *, on_text: OnTex
     return AgentAnswer(
         text=draft.text,
         passages=tuple(dataclasses.replace(passage, rank=rank) for rank, passage in enumerate(draft.passages, start=1)),
-        used=frozenset(passage.chunk_id for passage in draft.used),
+        used=tuple(passage.chunk_id for passage in draft.used),
         trace=tuple(tools.trace),
         usage=tools.usage,
         model=tools.model,

@@ -57,10 +57,10 @@ class AgenticRAG(Strategy):
             # What may still be replaced is held back; a last try after a draft that knew nothing can only be better.
             streamed = abstains(text) and attempt == self.parameters.retries - 1
             refined = self._draft(request, widened, tools, purpose="refine", stream=streamed)
-            passages = _merged(widened, passages, found)[: max(request.top_k, len(widened))]
             if abstains(refined) and not abstains(text):
                 break
             text, used = refined, widened
+            passages = _merged(widened, passages, found)[: max(request.top_k, len(widened))]
         if not streamed:
             tools.emit(text)
         return Draft(text=text, passages=passages, used=used)

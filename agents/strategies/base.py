@@ -33,11 +33,12 @@ class AgentRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class AgentAnswer:
-    """`used` holds the chunk ids that stood in the prompt of the answer; latency in milliseconds."""
+    """passages: best first. used: chunk ids of those in the prompt of the answer, in its order, so that used[n - 1] is what the
+    answer cites as [n]; latency in milliseconds."""
 
     text: str
     passages: tuple[Passage, ...]
-    used: frozenset[int]
+    used: tuple[int, ...]
     trace: tuple[dict[str, Any], ...]
     usage: Usage
     model: str
@@ -46,12 +47,22 @@ class AgentAnswer:
 
     @property
     def sources(self) -> list[dict[str, Any]]:
-        return [passage.as_source() | {"used": passage.chunk_id in self.used} for passage in self.passages]
+        """The n-th is what the answer cites as [n]: those in the prompt, in its order, then the others, best first."""
+        shown = self.shown
+        rest = [passage for passage in self.passages if passage.chunk_id not in set(self.used)]
+        return [one.as_source() | {"used": used} for used, group in ((True, shown), (False, rest)) for one in group]
+
+    @property
+    def shown(self) -> list[Passage]:
+        """The passages of the prompt, in its order."""
+        found = {passage.chunk_id: passage for passage in self.passages}
+        return [found[chunk] for chunk in self.used]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """What a strategy returns; the tools know the rest."""
+    """What a strategy returns; the tools know the rest. used: the passages of the prompt whose answer this is, in its order,
+    all of them among `passages`."""
 
     text: str
     passages: Sequence[Passage]

@@ -66,7 +66,8 @@ class CorrectiveRAG(Strategy):
             tools.note("verdict", begun, verdict="weak evidence: it says that it does not know")
             tools.emit(UNKNOWN)
             return Draft(text=UNKNOWN, passages=kept[: request.top_k], used=[])
-        return answered(request, kept[: request.top_k], kept[: self.parameters.prompt_passages], self.parameters, tools)
+        used = kept[: self.parameters.prompt_passages]
+        return answered(request, kept[: max(request.top_k, len(used))], used, self.parameters, tools)
 
     def _graded(
         self, request: AgentRequest, passages: Sequence[Passage], tools: Tools, purpose: str

@@ -44,6 +44,7 @@ class WordOverlap:
                 document_id=1,
                 document="harbour.md",
                 text=self.texts[-index],
+                start=100 * -index,
                 score=float(score),
                 rank=rank,
                 retriever=method,
@@ -60,12 +61,14 @@ class Replies:
     def __init__(self, *replies: str | Exception) -> None:
         self.replies = list(replies)
         self.prompts: list[list] = []
+        self.given: list[str] = []
 
     def complete(self, messages, *, max_tokens=None, temperature=None, stop=(), on_text=None):
         self.prompts.append(list(messages))
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         if isinstance(reply, Exception):
             raise reply
+        self.given.append(reply)
         if on_text:
             on_text(reply[: len(reply) // 2])
             on_text(reply[len(reply) // 2 :])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from agents.errors import ChatModelUnavailable, ExternalSearchFailed, NothingIng
 from agents.llm.base import Message
 from agents.models import Collection, DerivedIndex
 from agents.strategies import STRATEGIES
-from agents.strategies.base import AgentRequest, Tools
+from agents.strategies.base import AgentAnswer, AgentRequest, Tools
+from agents.strategies.corrective_rag import UNKNOWN
 from agents.strategies.parent_child_rag import in_reading_order
 from agents.strategies.prompt import abstains, answer_messages, search_query, shortened
 from tests.agents.doubles import CORPUS, DOWN, Outside, Replies, WordOverlap
@@ -53,6 +55,29 @@ def test_what_stood_in_the_prompt_is_what_is_said_to_have_stood_there(name):
     for text in CORPUS:
         assert (text in prompt) == (text in {passage.text for passage in draft.used})
     assert {passage.chunk_id for passage in draft.used} <= {passage.chunk_id for passage in draft.passages}
+
+
+@every_strategy
+@pytest.mark.parametrize("question", [QUESTION, TWO_HOPS])
+@pytest.mark.parametrize(
+    "replies",
+    [["Marta Olsen [2]."], ["On Skarv.", "I do not know."], ["I do not know.", "214 people."]],
+    ids=("", "worse", "better"),
+)
+@pytest.mark.parametrize(("top_k", "room"), [(5, 3), (1, 3), (3, 2)])
+def test_the_nth_source_is_what_the_answer_cites_as_n(name, question, replies, top_k, room):
+    draft, tools, _, _, chat = run(name, *replies, question=question, top_k=top_k, prompt_passages=room)
+    answer = AgentAnswer(
+        text=draft.text, passages=tuple(draft.passages), used=tuple(one.chunk_id for one in draft.used), trace=(),
+        usage=tools.usage, model="", fallback=None, latency_ms=0.0,
+    )  # fmt: skip
+    kept = [prompt[-1].content for prompt, reply in zip(chat.prompts, chat.given, strict=True) if reply == draft.text]
+    shown = re.findall(r"^\[(\d+)\] .*\n(.*)", kept[-1] if kept else "", re.MULTILINE)
+    assert [(int(number), text) for number, text in shown] == [
+        (number, source["text"]) for number, source in enumerate(answer.sources, start=1) if source["used"]
+    ]
+    assert len(answer.sources) == len(answer.passages)
+    assert shown or draft.text == UNKNOWN
 
 
 @every_strategy

@@ -1,5 +1,6 @@
 """Metrics against hand-worked values and the published definitions."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -134,6 +135,7 @@ def test_citations_are_checked_against_what_was_shown():
     assert metrics.citations("It is so [2], and [1][2].") == [2, 1]
     precision, recall = metrics.citation_precision_recall("So [1] [3] [9].", ["a", "b", "c"], ["a", "z"])
     assert (precision, recall) == (pytest.approx(1 / 3), 1.0)
+    assert metrics.citation_precision_recall("So [1] [2] [3].", ["a", "a", "b"], ["a"]) == (pytest.approx(2 / 3), 1.0)
     precision, recall = metrics.citation_precision_recall("So.", ["a"], ["z"])
     assert math.isnan(precision) and math.isnan(recall)
 
@@ -155,9 +157,18 @@ def answered(text, *, document=1, used=True):
         chunk_id=7, document_id=document, document="d", heading="", text="Marta Olsen", score=1.0, rank=1, retriever="bm25"
     )
     return AgentAnswer(
-        text=text, passages=(passage,), used=frozenset({7} if used else ()), trace=(), usage=Usage(), model="m", fallback=None,
+        text=text, passages=(passage,), used=(7,) if used else (), trace=(), usage=Usage(), model="m", fallback=None,
         latency_ms=1.0,
     )  # fmt: skip
+
+
+def test_a_citation_counts_for_the_passage_that_the_prompt_numbered_so():
+    base = answered("She is [1].")
+    passages = tuple(dataclasses.replace(base.passages[0], chunk_id=chunk, document_id=chunk) for chunk in (1, 2, 3))
+    answer = dataclasses.replace(base, passages=passages, used=(3, 1))
+    found = answer_metrics(answer, answers=[], gold={"c.md": 1.0}, sources={1: "a.md", 2: "b.md", 3: "c.md"}, top_k=3)
+    assert (found["citation_precision"], found["mrr"]) == (1.0, pytest.approx(1 / 3, abs=1e-6))
+    assert [source["chunk_id"] for source in answer.sources] == [3, 1, 2]
 
 
 @pytest.mark.parametrize(

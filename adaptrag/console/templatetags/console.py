@@ -19,8 +19,9 @@ register = template.Library()
 
 @register.filter
 def answer_html(interaction: Interaction) -> SafeString:
-    """The answer with a little Markdown; `[n]` leads to the turn's source n."""
-    return richtext.answer_html(interaction.answer, len(interaction.sources), f"source-{interaction.pk}")
+    """The answer with a little Markdown; `[n]` leads to the turn's source n, which is what stood as [n] in the prompt."""
+    used = sum(source.get("used", True) for source in interaction.sources)
+    return richtext.answer_html(interaction.answer, used, f"source-{interaction.pk}")
 
 
 @register.filter

@@ -44,10 +44,10 @@ class Command(AskingCommand):
         self.stdout.write(f"\n{result['agent']} r{result['revision']}, {how}; {result['latency_ms'] / 1000:.1f} s")
         if fallback := result["fallback"]:
             self.stdout.write(f"Answered by {fallback['to']} in place of {fallback['from']}: {fallback['reason']}")
-        for source in result["sources"]:
+        for number, source in enumerate(result["sources"], 1):
             place = f", page {source['page']}" if source["page"] else ""
             heading = f": {source['heading']}" if source["heading"] else ""
             self.stdout.write(
-                f"  [{source['rank']}] {source['document']}{heading}{place}{'' if source['used'] else ' (not in the prompt)'}"
+                f"  [{number}] {source['document']}{heading}{place}{'' if source['used'] else ' (not in the prompt)'}"
             )
         self.stdout.write(f"\nRate it: python manage.py feedback {result['interaction_id']} 1")
