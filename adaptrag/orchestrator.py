@@ -110,7 +110,9 @@ def query(
         decision = experiment_assign(request.session, category, collection) if request.candidates is None else None
         if decision is None:
             candidates = _candidates(request.candidates, collection)
-            decision = BanditRouter().route(category, candidates, question=question, session=request.session)
+            decision = BanditRouter().route(
+                category, candidates, question=question, session=request.session, relax=request.candidates is None
+            )
         variant, routing = decision.variant, _bandit_routing(decision)
         mode, logged = decision.mode, _logged_routing(decision)
     else:

@@ -11,7 +11,7 @@ from agents.models import AgentVariant
 from agents.selectors import live_variants
 from rewards.bandit import traffic_bounds
 from rewards.models import AgentLimit, CategoryPin, RoutingPolicy
-from rewards.selectors import taking_bounds
+from rewards.selectors import sharing, taking_bounds, taking_variants
 from rewards.services.standing import thresholds
 
 
@@ -24,7 +24,8 @@ def check_policy(databases: Any = None, **kwargs: Any) -> list[CheckMessage]:
         # A site that was never asked has no row yet; what it will get is the default.
         policy = RoutingPolicy.objects.filter(active=True).first() or RoutingPolicy()
         variants, limits = live_variants(), list(AgentLimit.objects.all())
-        bounds = taking_bounds(variants, limits)
+        takers = taking_variants(variants, limits)
+        bounds = taking_bounds(takers, limits)
         pins = list(CategoryPin.objects.all())
         registered = bool(variants) or AgentVariant.objects.exists()
     except DatabaseError:
@@ -40,12 +41,12 @@ def check_policy(databases: Any = None, **kwargs: Any) -> list[CheckMessage]:
     taking = {variant.name for variant in variants} - paused
     if bounds:
         try:
-            traffic_bounds(policy.min_share, bounds)
+            traffic_bounds(policy.min_share, bounds, sharing(takers))
         except ValueError as error:
             found.append(
                 Warning(
-                    f"No question can be routed: {error}",
-                    hint="Change the policy or the traffic limits in the admin.",
+                    f"The limits on traffic are not kept: {error}",
+                    hint="Change the policy or the traffic limits in the admin; until then they are eased to route at all.",
                     id="rewards.W001",
                 )
             )

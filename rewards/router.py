@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import secrets
 import time
@@ -14,13 +15,16 @@ from typing import Any
 import numpy as np
 
 from agents.models import AgentVariant
-from rewards.bandit import POLICIES, ArmEvidence, Policy, draw, project, traffic_bounds
+from rewards.bandit import POLICIES, ArmEvidence, Policy, divided_caps, draw, project, traffic_bounds
 from rewards.bandit.lints import question_context
 from rewards.decision import DecisionState, arm_probabilities, decision_state
 from rewards.errors import InfeasibleShares, NoCandidates, PinnedUnavailable
 from rewards.models import Interaction
+from rewards.selectors import sharing
 from rewards.services import linear
 from rewards.services.evidence import SECONDS_A_DAY
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +59,14 @@ class BanditRouter:
         question: str = "",
         session: str = "",
         seed: int | None = None,
+        relax: bool = False,
     ) -> RoutingDecision:
         """One query; the question is embedded only for a policy that looks at it.
 
         An operator's pin comes first, then the session's agent where the policy keeps sessions, then the draw. Raises
-        NoCandidates, PinnedUnavailable, or InfeasibleShares where the bounds on the agents' shares can't all be kept."""
+        NoCandidates, PinnedUnavailable, or InfeasibleShares where the bounds on the agents' shares can't all be kept.
+        relax: in that case keep them in proportion and log it, so that questions are answered: the caller passes what can
+        answer here and now (an index in the making, a guard that took an agent out), which no operator chose."""
         if not variants:
             raise NoCandidates(
                 "No agent is switched on, so nothing can answer. Enable one in the admin under Agents, or register one there."
@@ -73,11 +80,11 @@ class BanditRouter:
         kept = next((variant for variant in taking if variant.id == state.settings.sticky_variant), None)
         if kept is not None:
             return _undrawn(Interaction.Mode.STICKY, kept, state)
-        return self._drawn(category, taking, state, question, secrets.randbits(63) if seed is None else seed)
+        return self._drawn(category, taking, state, question, secrets.randbits(63) if seed is None else seed, relax)
 
     @staticmethod
     def _drawn(
-        category: str, variants: Sequence[AgentVariant], state: DecisionState, question: str, seed: int
+        category: str, variants: Sequence[AgentVariant], state: DecisionState, question: str, seed: int, relax: bool
     ) -> RoutingDecision:
         settings = state.settings
         policy = _policy(settings.kind, settings.parameters)
@@ -85,7 +92,7 @@ class BanditRouter:
         context = None if vector is None else question_context(vector, policy.dimensions)
         now = _now(policy, settings.ticks)
         evidence, probabilities = arm_probabilities(state, category, variants, policy, seed, now=now, context=context)
-        probabilities = _bounded(probabilities, variants, state)
+        probabilities = _bounded(probabilities, variants, state, relax)
         chosen = draw(probabilities, random.Random(seed))  # noqa: S311 - a draw, no secret
         candidates = _candidates(variants, probabilities, evidence)
         return RoutingDecision(
@@ -160,16 +167,26 @@ def _policy(kind: str, parameters: str) -> Policy:
     return POLICIES[kind].from_parameters(json.loads(parameters))
 
 
-def _bounded(probabilities: np.ndarray, variants: Sequence[AgentVariant], state: DecisionState) -> np.ndarray:
+@lru_cache(maxsize=64)  # once a process, not with every question
+def _tell_once(answering: str, why: str) -> None:
+    logger.warning("traffic limits are eased to route questions at all: only %s can answer, and %s", answering, why)
+
+
+def _bounded(probabilities: np.ndarray, variants: Sequence[AgentVariant], state: DecisionState, relax: bool) -> np.ndarray:
     members = [state.family[variant.id] for variant in variants]
     floor = state.settings.min_share
     bounds = [(member.min_share, member.max_share) for member in members]
     if floor * len(bounds) <= 1 and probabilities.min() >= floor and set(bounds) == {(None, None)}:
         return probabilities
+    shared = sharing(variants)
     try:
-        floors, caps = traffic_bounds(floor, bounds)
+        floors, caps = traffic_bounds(floor, bounds, shared)
     except ValueError as error:
-        raise InfeasibleShares(f"No question can be routed: {error}", min_share=floor, agents=len(variants)) from error
+        if not relax:
+            raise InfeasibleShares(f"No question can be routed: {error}", min_share=floor, agents=len(variants)) from error
+        _tell_once(", ".join(str(variant) for variant in variants), str(error))
+        floors, caps = traffic_bounds(floor, bounds, shared, relax=True)
+    caps = divided_caps(probabilities, floors, caps, shared)
     # What a canary's cap cuts off goes to its incumbent, what other caps cut off to the best arm without one.
     places = {variant.id: place for place, variant in enumerate(variants)}
     wanted = probabilities.copy()

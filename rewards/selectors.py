@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -37,8 +37,16 @@ def active_policy() -> RoutingPolicy:
     return policy
 
 
+def taking_variants(variants: Iterable[AgentVariant], limits: Iterable[AgentLimit] | None = None) -> list[AgentVariant]:
+    """Those that take routed questions: not those whose agent is paused, or that are paused canaries. limits: all there are."""
+    limits = AgentLimit.objects.filter(paused=True) if limits is None else limits
+    names = {limit.agent_name for limit in limits if limit.paused}
+    canaries = set(Canary.objects.filter(paused=True, variant__state=AgentVariant.State.CANARY).values_list("pk", flat=True))
+    return [variant for variant in variants if variant.name not in names and variant.pk not in canaries]
+
+
 def taking_bounds(variants: Iterable[AgentVariant], limits: Iterable[AgentLimit]) -> list[tuple[float | None, float | None]]:
-    """(least, largest) share of each variant that is not paused; of a canary its own, within the agent's limit.
+    """(least, largest) share of each variant; of a canary its own, within the agent's limit.
 
     `rewards.decision` reads the same in SQL."""
     by_name = {limit.agent_name: limit for limit in limits}
@@ -46,11 +54,22 @@ def taking_bounds(variants: Iterable[AgentVariant], limits: Iterable[AgentLimit]
     found = []
     for variant in variants:
         limit, canary = by_name.get(variant.name, AgentLimit()), canaries.get(variant.pk)
-        if limit.paused or (canary and canary.paused):
-            continue
         caps = [one.max_share for one in (limit, canary) if one is not None and one.max_share is not None]
         found.append((canary.min_share if canary else limit.min_share, min(caps, default=None)))
     return found
+
+
+def sharing(variants: Sequence[AgentVariant]) -> list[list[int]]:
+    """The places of variants that are one agent, its active revision first and its canary after it: the agent's largest share
+    is that of all of them together. Agents with one variant are left out."""
+    places: dict[str, list[int]] = {}
+    for place, variant in enumerate(variants):
+        places.setdefault(variant.name, []).append(place)
+    return [
+        sorted(found, key=lambda place: variants[place].state == AgentVariant.State.CANARY)
+        for found in places.values()
+        if len(found) > 1
+    ]
 
 
 def variants_of(name: str) -> list[AgentVariant]:

@@ -1,4 +1,5 @@
-"""Whichever way a variant's state changes, its canary's bounds and the history of decisions follow in the same transaction."""
+"""Whichever way a variant's state changes, its canary's bounds and the history of decisions follow in the same transaction.
+A change by hand of which agents answer is taken back where the limits on traffic don't fit it."""
 
 from __future__ import annotations
 
@@ -8,10 +9,17 @@ from django.conf import settings
 from django.db.models.signals import post_save, pre_save
 from django.dispatch import receiver
 
+from agents.events import answering_changed
 from agents.models import AgentVariant
 from rewards.models import Canary, PromotionDecision
+from rewards.services.policies import limits_kept
 from rewards.services.promotions import PROGRAM
 from rewards.services.standing import incumbent_of
+
+
+@receiver(answering_changed, sender=AgentVariant)
+def limits_followed(sender: type[AgentVariant], **_: Any) -> None:
+    limits_kept()
 
 
 @receiver(pre_save, sender=AgentVariant)

@@ -5,16 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
+from django.db import transaction
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget
 
 from adaptrag.common.errors import AdaptRAGError
 from adaptrag.common.parameter_forms import ParameterFields
 from agents.models import AgentVariant
-from agents.services import agent_validate
+from agents.services import agent_register, agent_validate
 from agents.strategies import STRATEGIES
 
 PARAMETERS = ParameterFields({name: strategy.Parameters for name, strategy in STRATEGIES.items()}, selector="strategy")
 _STRATEGY_CHOICES = [(name, f"{strategy.title}: {strategy.summary}") for name, strategy in STRATEGIES.items()]
+REGISTERED = (
+    *("name", "strategy", "chat_backend", "chat_model", "chat_options", "parameters", "inherit", "note"),
+    *("state", "enabled"),
+)
 
 
 class BaseVariantForm(forms.ModelForm):
@@ -48,7 +53,19 @@ class BaseVariantForm(forms.ModelForm):
         if strategy and "chat_options" in cleaned:
             cleaned["chat_options"] = cleaned["chat_options"] or {}
             self._validate(strategy, cleaned)
+        if not self.instance.pk and not self.errors:
+            self._try_registering(cleaned)
         return cleaned
+
+    def _try_registering(self, cleaned: dict[str, Any]) -> None:
+        """What the service refuses is said beside the form; the admin registers after the inlines are checked too."""
+        try:
+            with transaction.atomic():
+                agent_register(**{name: cleaned[name] for name in REGISTERED})
+                transaction.set_rollback(True)
+        except AdaptRAGError as error:
+            field = error.details.get("field")
+            self.add_error(field if field in self.fields else None, error.message)
 
     def _validate(self, strategy: str, cleaned: dict[str, Any]) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin, messages
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -16,7 +17,8 @@ from unfold.decorators import action, display
 
 from adaptrag.common import confirmation
 from adaptrag.common.confirmation import Question
-from agents.admin.variant_form import PARAMETERS, VariantForm
+from adaptrag.common.errors import AdaptRAGError
+from agents.admin.variant_form import PARAMETERS, REGISTERED, VariantForm
 from agents.models import AgentVariant
 from agents.selectors import live_variants
 from agents.services import agent_register, agent_revise, agent_set_enabled, agent_set_state
@@ -115,10 +117,7 @@ class AgentVariantAdmin(SimpleHistoryAdmin, ModelAdmin):
     def save_model(self, request: HttpRequest, obj: AgentVariant, form: VariantForm, change: bool) -> None:
         values = form.cleaned_data
         if not change:
-            fields = ("name", "strategy", "chat_backend", "chat_model", "chat_options", "parameters", "inherit", "note")
-            registered = agent_register(
-                **{name: values[name] for name in fields}, state=values["state"], enabled=values["enabled"], user=request.user
-            )
+            registered = agent_register(**{name: values[name] for name in REGISTERED}, user=request.user)
             obj.__dict__.update(registered.__dict__)
             return
         stored = AgentVariant.objects.get(pk=obj.pk)
@@ -205,10 +204,8 @@ class AgentVariantAdmin(SimpleHistoryAdmin, ModelAdmin):
 
     @admin.action(description="Enable the selected agents", permissions=["change"])
     def enable_selected(self, request: HttpRequest, queryset: QuerySet) -> None:
-        for variant in queryset.filter(enabled=False):
-            agent_set_enabled(variant, True, user=request.user)
-            self.log_change(request, variant, "Enabled.")
-        self.message_user(request, "The selected agents take questions.", messages.SUCCESS)
+        if self._all_switched(request, list(queryset.filter(enabled=False)), True):
+            self.message_user(request, "The selected agents take questions.", messages.SUCCESS)
 
     @admin.action(description="Disable the selected agents", permissions=["change"])
     def disable_selected(self, request: HttpRequest, queryset: QuerySet) -> HttpResponse | None:
@@ -223,11 +220,21 @@ class AgentVariantAdmin(SimpleHistoryAdmin, ModelAdmin):
         back = reverse("admin:agents_agentvariant_changelist")
         if page := confirmation.ask(request, question, back=back, admin=self, rows=chosen, action="disable_selected"):
             return page
-        for variant in chosen:
-            agent_set_enabled(variant, False, user=request.user)
-            self.log_change(request, variant, "Disabled.")
-        self.message_user(request, "The selected agents get no more questions.", messages.SUCCESS)
+        if self._all_switched(request, chosen, False):
+            self.message_user(request, "The selected agents get no more questions.", messages.SUCCESS)
         return None
+
+    def _all_switched(self, request: HttpRequest, variants: list[AgentVariant], enabled: bool) -> bool:
+        """All or none."""
+        try:
+            with transaction.atomic():
+                for variant in variants:
+                    agent_set_enabled(variant, enabled, user=request.user)
+                    self.log_change(request, variant, "Enabled." if enabled else "Disabled.")
+        except AdaptRAGError as error:
+            self.message_user(request, error.message, messages.ERROR)
+            return False
+        return True
 
     def _switch(self, request: HttpRequest, variant: AgentVariant, enabled: bool) -> HttpResponse:
         word = "Enable" if enabled else "Disable"
@@ -242,16 +249,19 @@ class AgentVariantAdmin(SimpleHistoryAdmin, ModelAdmin):
         back = reverse("admin:agents_agentvariant_change", args=[variant.pk])
         if page := confirmation.ask(request, question, back=back, admin=self):
             return page
-        agent_set_enabled(variant, enabled, user=request.user)
-        self.log_change(request, variant, f"{word}d.")
-        messages.success(request, f"{variant} is {'enabled' if enabled else 'disabled'}.")
+        if self._all_switched(request, [variant], enabled):
+            messages.success(request, f"{variant} is {'enabled' if enabled else 'disabled'}.")
         return redirect(back)
 
     def _move(self, request: HttpRequest, variant: AgentVariant, state: str, question: Question) -> HttpResponse:
         back = reverse("admin:agents_agentvariant_change", args=[variant.pk])
         if page := confirmation.ask(request, question, back=back, admin=self):
             return page
-        agent_set_state(variant, state, user=request.user)
+        try:
+            agent_set_state(variant, state, user=request.user)
+        except AdaptRAGError as error:
+            messages.error(request, error.message)
+            return redirect(back)
         self.log_change(request, variant, f"State: {state}.")
         messages.success(request, f"{variant} is {state}.")
         return redirect(back)

@@ -13,12 +13,14 @@ from django.db import transaction
 
 from adaptrag.common.errors import Conflict, InvalidInput
 from agents.errors import ChatModelUnavailable, IndexNotReady
+from agents.events import answering_changed
 from agents.llm.adapters import folder_name
 from agents.llm.base import ChatModel, OnText
 from agents.llm.factory import absent_model, chat_model, validate_options
 from agents.models import AgentVariant, ModelArtifact
 from agents.retrieval.external import external_search
 from agents.retrieval.search import current_build, retrieve
+from agents.selectors import LIVE_STATES
 from agents.services.derived import derived_enqueue, derived_enqueue_missing
 from agents.services.images import image_url
 from agents.services.tables import StoredTables
@@ -66,7 +68,8 @@ def agent_register(
     note: str = "",
     user: Any = None,
 ) -> AgentVariant:
-    """A new agent, revision 1. Raises InvalidInput, or Conflict where the name is taken (revise that agent instead).
+    """A new agent, revision 1. Raises InvalidInput, or Conflict where the name is taken (revise that agent instead) or the
+    limits on traffic can't be kept with one more agent.
 
     predecessor: another agent whose evidence it inherits in part.
     """
@@ -89,7 +92,7 @@ def agent_register(
         note=note,
         created_by=user,
     )
-    return _saved(variant)
+    return _told(_saved(variant))
 
 
 @transaction.atomic
@@ -110,27 +113,38 @@ def agent_revise(variant: AgentVariant, *, user: Any = None, **changes: Any) -> 
         for older in AgentVariant.objects.filter(name=variant.name, revision__lt=revised.revision).exclude(
             state=AgentVariant.State.RETIRED
         ):
-            agent_set_state(older, AgentVariant.State.RETIRED, user=user)
-    return revised
+            agent_set_state(older, AgentVariant.State.RETIRED, user=user, decided=True)
+    return _told(revised)
 
 
+@transaction.atomic
 def agent_set_enabled(variant: AgentVariant, enabled: bool, user: Any = None) -> AgentVariant:
-    """Switch an agent on or off for routing; its evidence stays."""
+    """Switch an agent on or off for routing; its evidence stays. Raises Conflict where the limits on traffic can't be kept
+    with the agents that answer then."""
     variant.enabled = enabled
     variant._history_user = user
     variant.save(update_fields=["enabled"])
     derived_enqueue_missing(user)
+    if variant.state in LIVE_STATES:
+        answering_changed.send(AgentVariant, variant=variant)
     return variant
 
 
-def agent_set_state(variant: AgentVariant, state: str, user: Any = None) -> AgentVariant:
-    """Move a variant to another state of its life. Raises InvalidInput for a state that does not exist."""
+@transaction.atomic
+def agent_set_state(variant: AgentVariant, state: str, user: Any = None, *, decided: bool = False) -> AgentVariant:
+    """Move a variant to another state of its life. Raises InvalidInput for a state that does not exist, Conflict where the
+    limits on traffic can't be kept with the agents that answer then.
+
+    decided: the step is part of another, which looks after the limits itself; a guard's rollback must never be refused."""
     if state not in AgentVariant.State.values:
         raise InvalidInput(f"Unknown state {state!r}; there are {', '.join(AgentVariant.State.values)}.", field="state")
+    lives = variant.state in LIVE_STATES or state in LIVE_STATES
     variant.state = state
     variant._history_user = user
     variant.save(update_fields=["state"])
     derived_enqueue_missing(user)
+    if lives and not decided:
+        answering_changed.send(AgentVariant, variant=variant)
     return variant
 
 
@@ -215,6 +229,12 @@ def agent_answer(variant: AgentVariant, request: AgentRequest, *, on_text: OnTex
         fallback=tools.fallback,
         latency_ms=(time.perf_counter() - begun) * 1000,
     )
+
+
+def _told(variant: AgentVariant) -> AgentVariant:
+    if variant.enabled and variant.state in LIVE_STATES:
+        answering_changed.send(AgentVariant, variant=variant)
+    return variant
 
 
 def _saved(variant: AgentVariant) -> AgentVariant:

@@ -1,6 +1,6 @@
 """Bandit policies: pure arithmetic on arrays, one policy a module."""
 
-from rewards.bandit.base import ArmEvidence, Policy, draw, project, traffic_bounds
+from rewards.bandit.base import ArmEvidence, Policy, divided_caps, draw, project, traffic_bounds
 from rewards.bandit.discounted import (
     DiscountedEpsilonGreedy,
     DiscountedHierarchicalThompson,
@@ -46,6 +46,7 @@ __all__ = [
     "LinTS",
     "Policy",
     "Thompson",
+    "divided_caps",
     "draw",
     "project",
     "traffic_bounds",

@@ -174,25 +174,62 @@ def draw(probabilities: Array, rng: np.random.Generator | random.Random) -> int:
     return index if index < len(cumulative) else int(np.flatnonzero(probabilities)[-1])
 
 
-def traffic_bounds(min_share: float, bounds: Sequence[tuple[float | None, float | None]]) -> tuple[Array, Array]:
+def traffic_bounds(
+    min_share: float,
+    bounds: Sequence[tuple[float | None, float | None]],
+    sharing: Sequence[Sequence[int]] = (),
+    *,
+    relax: bool = False,
+) -> tuple[Array, Array]:
     """(floors, caps), shape (K,), from a floor for all and each arm's own (least, largest) share, None where it has none.
 
-    An arm whose own cap lies below the floor for all keeps to its cap. Raises ValueError, with the remedy, where no
-    probability vector keeps them all."""
+    An arm whose own cap lies below the floor for all keeps to its cap. sharing: places of arms that all together keep to the
+    cap of the first of them, whose floor makes room for the others'. Raises ValueError, with the remedy, where no probability
+    vector keeps them all; with `relax` floors are lowered and caps raised in proportion until one does."""
     caps = np.array([1.0 if high is None else high for _, high in bounds])
     floors = np.minimum([min_share if low is None else low for low, _ in bounds], caps)
-    count = len(bounds)
+    count, total = len(bounds), caps.sum()
+    for first, *others in sharing:
+        room = caps[first]
+        total -= caps[others].sum()  # the first's cap is what they have together
+        for place in (*others, first):
+            floors[place] = min(floors[place], room)
+            room -= floors[place]
+    if relax:
+        floors = floors / max(floors.sum(), 1.0)
+        if total < 1:
+            caps = np.minimum(caps / total, 1.0) if total > SLACK else np.ones(count)
+        return floors, caps
     if floors.sum() > 1 + SLACK:
         raise ValueError(
             f"{count} agents can't each keep their least share: together they ask for {floors.sum():.2%}. Lower the policy's "
             f"minimum share to at most {1 / count:.4f} and the agents' own least shares, or disable agents."
         )
-    if caps.sum() < 1 - SLACK:
+    if total < 1 - SLACK:
         raise ValueError(
-            f"the largest shares of {count} agents leave {1 - caps.sum():.2%} of the traffic to nobody. Raise some, or enable "
+            f"the largest shares of {count} agents leave {1 - total:.2%} of the traffic to nobody. Raise some, or enable "
             "an agent without one."
         )
     return floors, caps
+
+
+def divided_caps(wanted: Array, floors: Array, caps: Array, sharing: Sequence[Sequence[int]]) -> Array:
+    """Caps, shape (K,), under which arms that share a cap keep to it: each but the first gets the share that it wants, between
+    its floor and its own cap, and the first the rest. floors, caps, sharing: as of `traffic_bounds`; their sum stays feasible.
+
+    >>> divided_caps(np.array([0.5, 0.3, 0.2]), np.array([0.02, 0.1, 0.02]), np.array([0.25, 0.2, 1]), [[0, 1]]).round(3)
+    array([0.05, 0.2 , 1.  ])
+    """
+    caps = caps.copy()
+    for first, *others in sharing:
+        if caps[first] >= 1:
+            continue
+        room = caps[first] - floors[[first, *others]].sum()  # above the floors
+        for place in others:
+            more = min(max(min(wanted[place], caps[place]) - floors[place], 0.0), max(room, 0.0))
+            caps[place], room = floors[place] + more, room - more
+        caps[first] = floors[first] + max(room, 0.0)
+    return caps
 
 
 def project(probabilities: Array, floors: Array, caps: Array, incumbent: int) -> Array:

@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 from django.core.exceptions import ValidationError
 from django.db import models, transaction
 
-from adaptrag.common.errors import InvalidInput
+from adaptrag.common.errors import Conflict, InvalidInput
 from agents.selectors import answering_variants, live_variants
 from rewards.bandit import traffic_bounds
 from rewards.models import AgentLimit, CategoryPin, PriorReward, Pull, RoutingPolicy
-from rewards.selectors import active_policy, taking_bounds
+from rewards.selectors import active_policy, sharing, taking_bounds, taking_variants
 from rewards.services import linear
 from rewards.services.arms import evidence_lock, rebuild
 from rewards.services.turn import write_turn
@@ -134,12 +134,21 @@ def category_pin(*, category: str, agent_name: str | None, user: Any = None) -> 
 
 def bounds_checked() -> None:
     """Raises InvalidInput where the floors and caps of the agents that answer now, canaries included, can't all be kept."""
-    _feasible(active_policy().min_share, AgentLimit.objects.all())
+    policy = RoutingPolicy.objects.filter(active=True).first() or RoutingPolicy()
+    _feasible(policy.min_share, AgentLimit.objects.all())
+
+
+def limits_kept() -> None:
+    """The same for a change of which agents answer. Raises Conflict, in whose transaction the change is taken back."""
+    try:
+        bounds_checked()
+    except InvalidInput as error:
+        raise Conflict(f"Nothing was changed, for afterwards the traffic limits could not be kept. {error.message}") from error
 
 
 def _feasible(min_share: float, limits: Sequence[AgentLimit] | models.QuerySet[AgentLimit]) -> None:
     variants = live_variants()
-    taking = taking_bounds(variants, limits)
+    taking = taking_variants(variants, limits)
     if not taking:
         if variants:
             raise InvalidInput(
@@ -147,7 +156,7 @@ def _feasible(min_share: float, limits: Sequence[AgentLimit] | models.QuerySet[A
             )
         return
     try:
-        traffic_bounds(min_share, taking)
+        traffic_bounds(min_share, taking_bounds(taking, limits), sharing(taking))
     except ValueError as error:
         raise InvalidInput(f"With the agents that answer now, {error}", field="min_share") from error
 

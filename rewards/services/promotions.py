@@ -19,7 +19,7 @@ from agents.services import agent_set_state
 from rewards.models import Canary, PromotionDecision
 from rewards.promotion import Evidence, Outcome, Verdict, gate_verdict, next_share
 from rewards.selectors import variants_of
-from rewards.services.policies import bounds_checked
+from rewards.services.policies import bounds_checked, limits_kept
 from rewards.services.standing import canary_standing, incumbent_of, standing_figures, thresholds
 from rewards.services.turn import write_turn
 
@@ -160,7 +160,8 @@ def rollback_target(active: AgentVariant) -> AgentVariant | None:
 
 
 def variant_retire(variant: AgentVariant, *, reason: str, user: Any = None) -> PromotionDecision:
-    """The end of a variant, whatever its state. Raises Conflict for the last agent that answers."""
+    """The end of a variant, whatever its state. Raises Conflict for the last agent that answers, and where the others' limits
+    can't be kept without it."""
     reason = _reason(reason, needed=True)
     with write_turn(), transaction.atomic():
         row = _locked(variant)
@@ -170,6 +171,7 @@ def variant_retire(variant: AgentVariant, *, reason: str, user: Any = None) -> P
         decision = _moved(row, RETIRED, PromotionDecision.Verdict.RETIRED, by=PROGRAM, user=user, reason=reason, incumbent=None)
         if answered:
             _somebody_answers(row)
+            limits_kept()
         return decision
 
 
@@ -329,7 +331,7 @@ def _moved(row: AgentVariant, state: str, verdict: str, **step: Any) -> Promotio
     """Move it and write why."""
     decision = _decided(row, state, verdict, **step)
     row.move_decided = True
-    agent_set_state(row, state, user=step["user"])
+    agent_set_state(row, state, user=step["user"], decided=True)
     return decision
 
 

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import numpy as np
 import pytest
 from django.contrib.auth import get_user_model
+from django.urls import reverse
 from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptrag.common.errors import InvalidInput
+from adaptrag.common.errors import Conflict, InvalidInput
 from adaptrag.orchestrator import QueryRequest, query
 from agents.models import AgentVariant
-from agents.services import collection_get_or_create, document_add
-from rewards.bandit import POLICIES, traffic_bounds
+from agents.selectors import live_variants
+from agents.services import (
+    agent_register,
+    agent_set_enabled,
+    agent_set_state,
+    collection_get_or_create,
+    document_add,
+)
+from rewards.bandit import POLICIES, divided_caps, project, traffic_bounds
 from rewards.checks import check_policy
 from rewards.errors import InfeasibleShares, NoCandidates, PinnedUnavailable
 from rewards.models import AgentLimit, BanditArm, CategoryPin, Interaction, RoutingPolicy
@@ -55,6 +64,27 @@ def well_rated(agent, reward=1.0, n=30):
 
 
 SHARE = st.one_of(st.none(), st.floats(0, 1))
+
+
+@given(
+    floor=st.floats(0, 0.5),
+    bounds=st.lists(st.tuples(SHARE, SHARE), min_size=2, max_size=5),
+    wanted=st.lists(st.floats(0.01, 1), min_size=5, max_size=5),
+)
+def test_arms_that_share_a_cap_keep_to_it_and_relaxed_bounds_are_always_feasible(floor, bounds, wanted):
+    cap = bounds[0][1]
+    bounds[1] = (bounds[1][0], min((high for high in (cap, bounds[1][1]) if high is not None), default=None))
+    wanted = np.array(wanted[: len(bounds)]) / sum(wanted[: len(bounds)])
+    for relax in (False, True):
+        try:
+            floors, caps = traffic_bounds(floor, bounds, [[0, 1]], relax=relax)
+        except ValueError:
+            assert not relax
+            continue
+        found = project(wanted, floors, divided_caps(wanted, floors, caps, [[0, 1]]), 0)
+        assert found.sum() == pytest.approx(1)
+        if not relax and cap is not None:
+            assert found[:2].sum() <= cap + 1e-6
 
 
 @given(floor=st.floats(0, 0.5), bounds=st.lists(st.tuples(SHARE, SHARE), min_size=1, max_size=5))
@@ -141,6 +171,64 @@ class TestShares:
         assert check_policy(databases=["default"]) == []
         AgentVariant.objects.filter(pk=alpha.pk).update(enabled=False)
         assert [message.id for message in check_policy(databases=["default"])] == ["rewards.W003"]
+
+
+class TestChangesOfWhoAnswers:
+    """A limit that fits the agents of today must not stop all questions when others answer tomorrow."""
+
+    @pytest.fixture
+    def quarters(self):
+        agents = [variant(name) for name in ("alpha", "beta", "gamma", "delta")]
+        policy = active_policy()
+        policy.min_share = 0.25
+        policy_save(policy)
+        return agents
+
+    def test_a_fifth_agent_where_four_have_a_quarter_each_is_refused_with_the_remedy(self, quarters):
+        with pytest.raises(Conflict, match=r"minimum share to at most 0\.2000"):
+            agent_register(name="fifth", strategy="naive_rag")
+        assert not AgentVariant.objects.filter(name="fifth").exists()
+        fifth = agent_register(name="fifth", strategy="naive_rag", enabled=False)
+        with pytest.raises(Conflict, match=r"at most 0\.2000"):
+            agent_set_enabled(fifth, True)
+        candidate = agent_register(name="sixth", strategy="naive_rag", state="candidate")
+        with pytest.raises(Conflict, match=r"at most 0\.2000"):
+            agent_set_state(candidate, "active")
+        assert set(AgentVariant.objects.filter(name__in=["fifth", "sixth"]).values_list("enabled", "state")) == {
+            (False, "active"),
+            (True, "candidate"),
+        }
+        assert len(shares(live_variants())) == 4
+
+    @pytest.mark.parametrize("change", [agent_set_enabled, agent_set_state], ids=["disabled", "retired"])
+    def test_the_last_agent_without_a_cap_stays(self, agents, change):
+        for name in ("alpha", "beta"):
+            agent_limit_set(agent_name=name, max_share=0.3)
+        with pytest.raises(Conflict, match="enable an agent without one"):
+            change(agents[2], {agent_set_enabled: False, agent_set_state: "retired"}[change])
+        assert AgentVariant.objects.get(pk=agents[2].pk) in live_variants()
+        agent_limit_remove("alpha")
+        change(AgentVariant.objects.get(pk=agents[2].pk), {agent_set_enabled: False, agent_set_state: "retired"}[change])
+        assert len(live_variants()) == 2
+
+    def test_questions_are_answered_while_the_agent_without_a_cap_waits_for_its_index(self, agents, caplog):
+        agent_limit_set(agent_name="alpha", max_share=0.2)
+        agent_limit_set(agent_name="beta", max_share=0.3)
+        assert shares(agents[:2], relax=True) == pytest.approx({"alpha": 0.4, "beta": 0.6})
+        shares(agents[:2], relax=True)
+        assert [record.getMessage().count("eased") for record in caplog.records] == [1]
+
+    def test_the_form_refuses_beside_its_fields(self, quarters, client, django_user_model):
+        client.force_login(django_user_model.objects.create_superuser("olga"))
+        form = {"name": "fifth", "strategy": "naive_rag", "chat_backend": "local", "chat_options": "{}", "inherit": "0.5"}
+        form |= {"state": "active", "enabled": "on", "priors-TOTAL_FORMS": "0", "priors-INITIAL_FORMS": "0"}
+        text = client.post(reverse("admin:agents_agentvariant_add"), form).content.decode()
+        assert "minimum share to at most 0.2000" in text
+        agent_register(name="fifth", strategy="naive_rag", enabled=False)
+        fifth = AgentVariant.objects.get(name="fifth")
+        url = reverse("admin:agents_agentvariant_enable", args=[fifth.pk])
+        assert "at most 0.2000" in client.post(url, {"confirmed": "yes"}, follow=True).content.decode()
+        assert not AgentVariant.objects.get(name="fifth").enabled
 
 
 class TestPauses:

@@ -172,6 +172,40 @@ class TestTraffic:
         chosen = orchestrator._candidates(("beta", "alpha"), None)
         assert [str(one) for one in chosen] == ["beta r1", "alpha r1", "alpha r2"] and chosen[0] == beta
 
+    @pytest.mark.parametrize(("cap", "shares"), [(0.2, (0.1, 0.1)), (0.05, (0.0, 0.05))])
+    def test_an_agents_largest_share_holds_for_its_revision_and_its_canary_together(
+        self, alpha, cap, shares, django_assert_num_queries
+    ):
+        variant("beta")
+        variant_promote(agent_revise(alpha, state="candidate"), reason="try", override=True)
+        for _ in range(30):
+            rated(alpha, 1.0)
+        agent_limit_set(agent_name="alpha", max_share=cap)
+        live = live_variants()
+        with django_assert_num_queries(1):
+            found = self.shares(live)
+        assert (found["alpha@1"], found["alpha@2"]) == pytest.approx(shares)
+        assert found["beta@1"] == pytest.approx(1 - cap)
+
+    def test_a_limit_that_only_agent_and_canary_could_fill_twice_is_refused(self, alpha):
+        beta = variant("beta")
+        variant_promote(agent_revise(alpha, state="candidate"), reason="try", override=True)
+        agent_limit_set(agent_name="alpha", max_share=0.5)
+        with pytest.raises(InvalidInput, match=r"leave 5\.00% of the traffic to nobody"):
+            agent_limit_set(agent_name=beta.name, max_share=0.45)
+
+    def test_a_guard_takes_a_canary_out_though_the_limits_then_cannot_be_kept(self, tuned, alpha, caplog):
+        variant_promote(tuned, reason="try", override=True)
+        agent_limit_set(agent_name="alpha", max_share=0.9)
+        with pytest.raises(Conflict, match=r"10\.00% of the traffic to nobody"):
+            variant_retire(fresh(tuned), reason="tidy")
+        assert state(tuned) == "canary"
+        variant_rollback(fresh(tuned), reason="failed", by="guard")
+        assert state(tuned) == "retired"
+        decision = BanditRouter().route("factual", live_variants(), relax=True)
+        assert (decision.variant, decision.propensity) == (alpha, 1.0)
+        assert "limits are eased" in caplog.text and "alpha r1" in caplog.text
+
     def test_a_limit_of_the_operator_binds_a_canary_too(self, tuned, alpha):
         variant_promote(tuned, reason="try", override=True)
         agent_limit_set(agent_name="tuned", max_share=0.05)
