@@ -20,7 +20,7 @@ from adaptrag.common.ids import uuid7
 from agents.classifier import CATEGORIES, classify
 from agents.errors import AgentFailed, NothingIngested, UnknownCollection
 from agents.llm.base import Message, OnText
-from agents.models import AgentVariant, Collection
+from agents.models import TOP_K_MAX, AgentVariant, Collection
 from agents.selectors import collection_for, live_variant, live_variants, variants_ready
 from agents.services import agent_answer
 from agents.strategies.base import AgentRequest
@@ -31,7 +31,6 @@ from rewards.services import interaction_log
 
 logger = logging.getLogger(__name__)
 
-TOP_K_DEFAULT, TOP_K_MAX = 5, 50
 # All earlier turns together: beyond any window of the models here, and far below what a body may hold.
 MESSAGES_CHARS_MAX = 100_000
 COMPARE_AGENTS_MAX = 10
@@ -41,8 +40,8 @@ COMPARE_AGENTS_MAX = 10
 class QueryRequest:
     """A question as a caller asks it.
 
-    `agent` forces one, `candidates` narrows those that the policy chooses from; `collections` are the names that the caller
-    may see (None: all).
+    `top_k` is the collection's if absent; `agent` forces one, `candidates` narrows those that the policy chooses from;
+    `collections` are the names that the caller may see (None: all).
     """
 
     question: str
@@ -102,8 +101,8 @@ def query(
     pieces. A failure is logged as a failed interaction and raised with its `interaction_id` in the details.
     """
     question = question_checked(request.question)
-    top_k = _top_k(request.top_k)
     collection = _visible(request.collection, request.collections)
+    top_k = _top_k(request.top_k, collection)
     category = _category(request.category, question)
     if request.agent is None:
         # Who narrows the candidates asks for a choice among them, not for an experiment's.
@@ -140,12 +139,12 @@ def compare(request: CompareRequest) -> list[QueryResult]:
     An agent that fails gives a result with `error`; the others still answer. Ratings of these answers count for no arm.
     """
     question = question_checked(request.question)
-    top_k = _top_k(request.top_k)
     names = list(dict.fromkeys(request.agents))
     if not 1 <= len(names) <= COMPARE_AGENTS_MAX:
         raise InvalidInput(f"Compare between 1 and {COMPARE_AGENTS_MAX} agents, not {len(names)}.", field="agents")
     variants = [live_variant(name) for name in names]
     collection = _visible(request.collection, request.collections)
+    top_k = _top_k(request.top_k, collection)
     category = classify(question)
     agent_request = AgentRequest(question=question, collection=collection, top_k=top_k)
 
@@ -335,9 +334,9 @@ def _category(category: str | None, question: str) -> str:
     return category
 
 
-def _top_k(top_k: int | None) -> int:
+def _top_k(top_k: int | None, collection: Collection) -> int:
     if top_k is None:
-        return TOP_K_DEFAULT
+        return collection.top_k
     if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= TOP_K_MAX:
         raise InvalidInput(f"top_k must be a whole number from 1 to {TOP_K_MAX}, not {top_k!r}.", field="top_k")
     return top_k

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.validators import RegexValidator
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from simple_history.models import HistoricalRecords
 
@@ -19,6 +19,8 @@ LANGUAGES = (
     "norwegian", "persian", "polish", "portuguese", "romanian", "russian", "serbian", "sesotho", "spanish", "swedish",
     "tamil", "turkish", "yiddish",
 )  # fmt: skip
+
+TOP_K_DEFAULT, TOP_K_MAX = 5, 50
 
 slug_validator = RegexValidator(
     r"^[a-z0-9][a-z0-9_-]{0,63}$",
@@ -37,6 +39,13 @@ class Collection(models.Model):
         choices=[(name, name) for name in LANGUAGES],
         help_text="Stemming and stop words of the BM25 index. A change takes effect when the collection is indexed again.",
     )
+    top_k = models.PositiveSmallIntegerField(
+        "top_k",
+        default=TOP_K_DEFAULT,
+        validators=[MinValueValidator(1), MaxValueValidator(TOP_K_MAX)],
+        help_text="Passages that are searched for a question asked without top_k. An agent puts its prompt_passages best of "
+        "them in the prompt.",
+    )
     content_version = models.PositiveBigIntegerField(
         default=0, editable=False, help_text="Counts the changes of its passages; an index build notes the one that it holds."
     )
@@ -44,6 +53,7 @@ class Collection(models.Model):
         "IndexBuild", null=True, blank=True, editable=False, on_delete=models.SET_NULL, related_name="+"
     )
     created_at = models.DateTimeField(auto_now_add=True)
+    history = HistoricalRecords(excluded_fields=["content_version", "current_build"])
 
     class Meta:
         ordering = ["name"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -26,10 +26,24 @@ PAUSE_BELOW, RETIRE_BELOW = 0.05, 0.01  # probability of being the best in any c
 
 
 @dataclass(frozen=True, kw_only=True)
+class Revision:
+    """A revision of an agent that answers. takes: it is not paused; prompt_passages: what it puts in the prompt at most."""
+
+    agent: str
+    revision: int
+    canary: bool = False
+    takes: bool = True
+    prompt_passages: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Log:
     """Rated answers in the order of time; arrays of shape (n,).
 
-    reward: in [0, 1]. agent, category: indices into the names. words: the question's length. hour: of the day, 0 to 24, local.
+    reward: in [0, 1]. agent, category, collection: indices into the names. words: the question's length. hour: of the day, 0
+    to 24, local. agents: of each revision with ratings its name: the agent's for the active one, with the number for others,
+    whose ratings say nothing of how the active one does. live: those that answer now, by that name.
+    top_ks: each collection's present default.
     documents: names of the documents in each answer's prompt, of the newest len(documents) answers.
     """
 
@@ -41,6 +55,10 @@ class Log:
     hour: Array
     agents: Sequence[str]
     categories: Sequence[str]
+    live: Mapping[str, Revision]
+    collection: Array
+    collections: Sequence[str]
+    top_ks: Mapping[str, int]
     documents: Sequence[frozenset[str]] = ()
     priors: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)  # (category, agent) -> (pulls, total)
 
@@ -55,7 +73,7 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Action:
-    """What an operator can do about it with one click. kind: pause, retire, prior, eval_set; values are the service's."""
+    """What an operator can do about it with a click. kind: pause, retire, prior, top_k, eval_set; values are the service's."""
 
     kind: str
     label: str
@@ -96,8 +114,10 @@ class Effect:
     p_below: float
 
 
-def effect(x: Array, y: Array, cells: Array) -> Effect | None:
+def effect(x: Array, y: Array, cells: Array, *, chosen_of: int = 1) -> Effect | None:
     """The slope of y on x within cells. x, y: float arrays, shape (n,); cells: int array. None where x does not vary.
+
+    chosen_of: how many x this one was chosen from by its slope; the interval then holds for all of them (Bonferroni).
 
     Fixed effects of the cells; the variance is heteroskedasticity-robust (HC2; MacKinnon & White, 1985) with the residuals
     under no effect, which keeps its size for groups whose rewards are all alike; degrees of freedom by how many rows carry
@@ -116,7 +136,7 @@ def effect(x: Array, y: Array, cells: Array) -> Effect | None:
     error = math.sqrt(float((x * x * y * y / (1 - leverage)).sum())) / square
     if error < 1e-12:
         return None
-    half = float(t.ppf(0.975, freedom)) * error
+    half = float(t.ppf(1 - 0.025 / chosen_of, freedom)) * error
     below = float(t.cdf(value / error, freedom))
     return Effect(value=value, low=value - half, high=value + half, p=2 * min(below, 1 - below), p_below=below)
 
@@ -166,10 +186,14 @@ def _share(value: float) -> str:
 
 
 def _arms(log: Log) -> Iterator[Finding]:
-    chances = _chances(log)
-    for index, agent in enumerate(log.agents):
+    """Of those that take traffic now, among themselves."""
+    competing = [index for index, agent in enumerate(log.agents) if agent in log.live and log.live[agent].takes]
+    among = np.isin(log.agent, competing)
+    chances = _chances(log, competing)
+    for index in competing:
+        agent = log.agents[index]
         for scope, category in [(None, "all"), *enumerate(log.categories)]:
-            rows = np.ones(len(log.reward), bool) if scope is None else log.category == scope
+            rows = among if scope is None else among & (log.category == scope)
             inside = log.agent[rows] == index
             # Worse on the whole, but perhaps the best at something: that is said of the categories, one by one.
             if not _sides(inside) or (scope is None and _chance(chances, agent, None) >= PAUSE_BELOW):
@@ -190,22 +214,26 @@ def _arms(log: Log) -> Iterator[Finding]:
                 high=found.high,
                 n=n,
                 p=found.p_below,
-                action=_arm_action(agent, scope, category, mean, _chance(chances, agent, scope)),
+                action=_arm_action(log.live[agent], agent, scope, category, mean, _chance(chances, agent, scope)),
             )
 
 
-def _arm_action(agent: str, scope: int | None, category: str, mean: float, chance: float) -> Action:
-    if scope is not None:
-        pulls = float(LEAST)
-        values = {"category": category, "agent_name": agent, "pulls": pulls, "total": round(pulls * mean, 2)}
-        return Action(kind="prior", label=f"Set its prior there to {mean:.2f}, worth {pulls:g} pulls", values=values)
-    if chance < RETIRE_BELOW:
-        return Action(kind="retire", label=f"Retire {agent}", values={"agent_name": agent})
-    return Action(kind="pause", label=f"Pause {agent}", values={"agent_name": agent})
+def _arm_action(revision: Revision, agent: str, scope: int | None, category: str, mean: float, chance: float) -> Action | None:
+    """A pause and a prior are the whole agent's, so a canary is retired or left to its guard."""
+    if scope is None and chance < RETIRE_BELOW:
+        values = {"agent_name": revision.agent, "revision": revision.revision}
+        return Action(kind="retire", label=f"Retire {agent}", values=values)
+    if revision.canary:
+        return None
+    if scope is None:
+        return Action(kind="pause", label=f"Pause {agent}", values={"agent_name": agent})
+    pulls = float(LEAST)
+    values = {"category": category, "agent_name": agent, "pulls": pulls, "total": round(pulls * mean, 2)}
+    return Action(kind="prior", label=f"Set its prior there to {mean:.2f}, worth {pulls:g} pulls", values=values)
 
 
-def _chances(log: Log) -> dict[tuple[int, str], float]:
-    """(category, agent) -> probability of being the best there, of agents with LEAST answers, by Beta posteriors."""
+def _chances(log: Log, competing: Sequence[int]) -> dict[tuple[int, str], float]:
+    """(category, agent) -> probability of being the best there, of competing agents with LEAST answers, by Beta posteriors."""
     from rewards.bandit.posterior import probability_best
 
     chances = {}
@@ -213,7 +241,7 @@ def _chances(log: Log) -> dict[tuple[int, str], float]:
         rows = log.category == category
         counts = np.bincount(log.agent[rows], minlength=len(log.agents))
         sums = np.bincount(log.agent[rows], log.reward[rows], minlength=len(log.agents))
-        enough = np.flatnonzero(counts >= LEAST)
+        enough = np.array([index for index in competing if counts[index] >= LEAST], dtype=int)
         if len(enough) > 1:
             best = probability_best(1 + sums[enough], 1 + counts[enough] - sums[enough])
             chances |= {(category, log.agents[i]): float(chance) for i, chance in zip(enough, best, strict=True)}
@@ -248,24 +276,51 @@ def _collect(chosen: dict[str, Any], what: str) -> Action:
 
 
 def _top_k(log: Log) -> Iterator[Finding]:
-    usual = Counter(log.top_k.tolist()).most_common(1)[0][0]
-    for other in sorted(set(log.top_k.tolist()) - {usual}):
-        rows = (log.top_k == usual) | (log.top_k == other)
+    """Of the agents that answer now, in each collection by itself, whose default it is."""
+    live = np.isin(log.agent, [index for index, agent in enumerate(log.agents) if agent in log.live])
+    for index, collection in enumerate(log.collections):
+        inside = live & (log.collection == index)
+        if inside.any():
+            yield from _top_k_of(log, collection, inside)
+
+
+def _top_k_of(log: Log, collection: str, of: Array) -> Iterator[Finding]:
+    usual = Counter(log.top_k[of].tolist()).most_common(1)[0][0]
+    for other in sorted(set(log.top_k[of].tolist()) - {usual}):
+        rows = of & ((log.top_k == usual) | (log.top_k == other))
         inside = log.top_k[rows] == other
         if _sides(inside) and (found := effect(inside.astype(float), log.reward[rows], _both(log)[rows])):
-            better, worse = (other, usual) if found.value > 0 else (usual, other)
+            better, worse = (int(other), int(usual)) if found.value > 0 else (int(usual), int(other))
+            present = log.top_ks.get(collection)
+            values = {"collection": collection, "top_k": better}
             yield Finding(
-                key=f"top_k:{other}",
+                key=f"top_k:{collection}:{other}",
                 kind="top_k",
-                title=f"{better:g} passages bring better answers than {worse:g}",
+                title=f"top_k {better} brings better answers than {worse} in {collection}",
                 detail=f"top_k {other:g} against {usual:g}, within agents and categories: {_signed(found.value)}. "
-                f"Ask with top_k {better:g}.",
+                f"Who asks without top_k gets {present}.{_read_by_few(log, rows, max(better, worse))}",
                 estimate=found.value,
                 low=found.low,
                 high=found.high,
                 n=int(inside.sum()),
                 p=found.p,
+                action=None
+                if present in (None, better)
+                else Action(kind="top_k", label=f"Set the top_k of {collection} to {better}", values=values),
             )
+
+
+def _read_by_few(log: Log, rows: Array, top_k: int) -> str:
+    """Which agents put fewer passages than that in the prompt, so that top_k is not what their model reads."""
+    asked = [log.live[log.agents[index]] for index in sorted(set(log.agent[rows].tolist()))]
+    few = [one for one in asked if one.prompt_passages is not None and one.prompt_passages < top_k]
+    if not few:
+        return ""
+    told = ", ".join(f"{one.agent} {one.prompt_passages}" for one in few)
+    return (
+        f" Not all of these passages are read: of the top_k that are found the prompt holds only prompt_passages ({told}). "
+        "Beyond that top_k changes what is searched and listed as sources; revise the agents to let them read more."
+    )
 
 
 def _length(log: Log) -> Iterator[Finding]:
@@ -305,13 +360,15 @@ def _hours(log: Log) -> Iterator[Finding]:
     means = [centred[(log.hour - start) % 24 < 6].mean() if ((log.hour - start) % 24 < 6).any() else 0.0 for start in starts]
     worst = int(np.argmin(means))
     inside = (log.hour - worst) % 24 < 6
-    if _sides(inside) and (found := effect(inside.astype(float), log.reward, cells)):
+    # The window was chosen for its mean: the interval has to hold for whichever of them it would have been.
+    if _sides(inside) and (found := effect(inside.astype(float), log.reward, cells, chosen_of=len(starts))):
         yield Finding(
             key="hours",
             kind="hours",
             title=f"Answers are rated worse between {worst}:00 and {(worst + 6) % 24}:00",
             detail=f"{_signed(found.value)} in these six hours, the worst of the day, within agents and categories. "
-            "The test is of a daily wave; see whether load, other users or other questions explain it.",
+            "The test is of a daily wave, and the interval is wide enough for the choice among 24 windows. See whether load, "
+            "other users or other questions explain it.",
             estimate=found.value,
             low=found.low,
             high=found.high,
@@ -322,37 +379,45 @@ def _hours(log: Log) -> Iterator[Finding]:
 
 def _drift(log: Log) -> Iterator[Finding]:
     """One change of the mean at an unknown time: the largest cumulated deviation (CUSUM; Page, 1954), whose limit is the
-    supremum of a Brownian bridge (Kolmogorov's distribution)."""
+    supremum of a Brownian bridge (Kolmogorov's distribution).
+
+    The size of the change is measured on every second answer at the place that the others choose: at the place that the same
+    answers choose it would look larger than it is."""
     from scipy.special import kolmogorov
 
     for index, agent in enumerate(log.agents):
         rows = np.flatnonzero(log.agent == index)
         n = len(rows)
-        if n < 5 * LEAST:
+        if n < 5 * LEAST or agent not in log.live:
             continue
         centred = log.reward[rows] - _means(log.reward[rows], log.category[rows])
         spread = float(centred.std())
         sums = np.abs(np.cumsum(centred))
         if spread < 1e-9:
             continue
-        change = int(np.argmax(sums[:-1]))
+        change = 2 * int(np.argmax(np.abs(np.cumsum(centred[::2] - centred[::2].mean()))[:-1]))
         after = np.arange(n) > change
-        found = effect(after.astype(float), log.reward[rows], log.category[rows]) if _sides(after) else None
+        judged = rows[1::2]
+        later = after[1::2]
+        since = {"agent_name": log.live[agent].agent, "newest": int(after.sum())}
+        enough = 2 * min(int(later.sum()), int((~later).sum())) >= LEAST
+        found = effect(later.astype(float), log.reward[judged], log.category[judged]) if enough else None
         if found is None:
             continue
         better = found.value > 0
+        before_mean, after_mean = (log.reward[judged][part].mean() for part in (~later, later))
         yield Finding(
             key=f"drift:{agent}",
             kind="drift",
-            title=f"{agent} became {'better' if better else 'worse'} after its answer {change + 1} of {n}",
-            detail=f"Mean reward {log.reward[rows][~after].mean():.2f} before and {log.reward[rows][after].mean():.2f} after, "
-            "within categories. A policy that forgets follows such changes faster.",
+            title=f"{agent} became {'better' if better else 'worse'} after about its answer {change + 1} of {n}",
+            detail=f"Mean reward {before_mean:.2f} before and {after_mean:.2f} after, on every second answer; the place was "
+            "found on the others, so that the difference is not flattered. A policy that forgets follows such changes faster.",
             estimate=found.value,
             low=found.low,
             high=found.high,
             n=n,
             p=float(kolmogorov(sums.max() / (spread * math.sqrt(n)))),
-            action=None if better else _collect({"agent_name": agent, "newest": int(after.sum())}, f"answers of {agent} since"),
+            action=None if better else _collect(since, f"answers of {agent} since"),
         )
 
 
@@ -385,7 +450,7 @@ def _priors(log: Log) -> Iterator[Finding]:
     from scipy.stats import t
 
     for (category, agent), (pulls, total) in log.priors.items():
-        if pulls <= 0 or category not in log.categories or agent not in log.agents:
+        if pulls <= 0 or category not in log.categories or agent not in log.agents or agent not in log.live:
             continue
         rows = (log.category == log.categories.index(category)) & (log.agent == log.agents.index(agent))
         n, assumed = int(rows.sum()), total / pulls

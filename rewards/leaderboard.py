@@ -14,7 +14,7 @@ from rewards.bandit.posterior import beta_posterior, credible_interval, probabil
 from rewards.rollup.read import log_sums
 from rewards.rollup.spans import HOUR, start_of
 from rewards.rollup.sums import Sums, percentile
-from rewards.selectors import active_policy
+from rewards.selectors import active_policy, taking_variants
 
 # Fewer rated answers leave a mean near 0.5 uncertain by more than 0.2 either way, which ranks nobody.
 ENOUGH = 20
@@ -27,7 +27,8 @@ class LeaderboardRow:
     """An agent's revision in one category, or overall (category None).
 
     n, mean: rated answers that count, and their mean reward. low, high: 95 % credible interval of the mean; None without a
-    rating. probability_best: among the agents that take traffic now, by ratings alone, None for the others.
+    rating. probability_best: among the agents that take traffic now, by ratings alone, None for the
+    others, paused ones among them.
     traffic_share: of the interactions here, comparisons left out. latency_ms_*: of answers given, within 1 %.
     cost_usd: per interaction.
     enough: whether n allows a judgement (ENOUGH).
@@ -58,14 +59,15 @@ def leaderboard(
 ) -> list[LeaderboardRow]:
     """Rows of one category, or (None) overall and then of every category; best mean first.
 
-    `since` and `until` take only what was asked between them, both taken back to the full hour. Three queries, and none of them
+    `since` and `until` take only what was asked between them, both taken back to the full hour. Five queries, and none of them
     reads the log itself.
     """
     sums = _scoped(log_sums(since, until, category), overall=category is None)
-    live = {variant.pk for variant in live_variants()}
+    answering = live_variants()
+    live, taking = ({variant.pk for variant in some} for some in (answering, taking_variants(answering)))
     variants = AgentVariant.objects.only("name", "revision").in_bulk(live | {variant for _, variant in sums})
     scopes = [category] if category else [None, *sorted({name for name, _ in sums if name is not None})]
-    return [row for scope in scopes for row in _scope(scope, sums, variants, live)]
+    return [row for scope in scopes for row in _scope(scope, sums, variants, live, taking)]
 
 
 def stats(since: datetime | None = None, until: datetime | None = None) -> dict[str, Any]:
@@ -137,7 +139,9 @@ def _scoped(arms: dict[tuple[str, int], Sums], *, overall: bool) -> dict[Key, Su
     return scoped
 
 
-def _scope(scope: str | None, sums: dict[Key, Sums], variants: dict[int, AgentVariant], live: set[int]) -> list[LeaderboardRow]:
+def _scope(
+    scope: str | None, sums: dict[Key, Sums], variants: dict[int, AgentVariant], live: set[int], taking: set[int]
+) -> list[LeaderboardRow]:
     here = sorted(live | {variant for name, variant in sums if name == scope})
     if not here:
         return []
@@ -145,7 +149,7 @@ def _scope(scope: str | None, sums: dict[Key, Sums], variants: dict[int, AgentVa
     totals = [(row.mean or 0.0) * row.n for row in rows]
     alphas, betas = beta_posterior(ArmEvidence(pulls=[row.n for row in rows], totals=totals))
     lows, highs = credible_interval(alphas, betas)
-    competing = [i for i, variant in enumerate(here) if variant in live]
+    competing = [i for i, variant in enumerate(here) if variant in taking]
     best: dict[int, float] = {}
     if competing:
         best = dict(zip(competing, map(float, probability_best(alphas[competing], betas[competing])), strict=True))

@@ -12,7 +12,7 @@ from django.urls import reverse
 
 from adaptrag.common.errors import Conflict
 from agents.errors import UnknownAgent
-from agents.models import AgentVariant
+from agents.models import AgentVariant, Collection
 from rewards.models import AgentLimit, Canary, CategoryPin, PriorReward, PromotionDecision, RoutingPolicy
 
 DEFAULT_POLICY = RoutingPolicy.Kind.HIERARCHICAL  # docs/decisions/0004-default-policy.md
@@ -99,8 +99,8 @@ def variant_moving(name: str, revision: int | None = None) -> AgentVariant:
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeMarker:
-    """A change that may show in the figures. kind: policy, prior, limit, pin or promotion; by: a user's name or a rule's, empty
-    for a program."""
+    """A change that may show in the figures. kind: policy, prior, limit, pin, top_k or promotion; by: a user's name or a
+    rule's, empty for a program."""
 
     at: datetime
     kind: str
@@ -112,9 +112,12 @@ class ChangeMarker:
 
 
 def change_markers(since: datetime | None = None) -> list[ChangeMarker]:
-    """What changed in policies, priors, limits, pins and the agents' states, oldest first. Saves that changed nothing are left
-    out. A policy that waits shows only when it takes over. Five queries."""
-    sources = (("policy", RoutingPolicy), ("prior", PriorReward), ("limit", AgentLimit), ("pin", CategoryPin))
+    """What changed in policies, priors, limits, pins, collections' top_k and the agents' states, oldest first. Saves that
+    changed nothing are left out. A policy that waits shows only when it takes over. Six queries."""
+    sources = (
+        *(("policy", RoutingPolicy), ("prior", PriorReward), ("limit", AgentLimit), ("pin", CategoryPin)),
+        ("top_k", Collection),
+    )
     markers = [marker for kind, model in sources for marker in _markers(kind, model, since)]
     steps = PromotionDecision.objects.select_related("variant").exclude(from_state=F("to_state")).exclude(
         verdict__in=[PromotionDecision.Verdict.WAITS, PromotionDecision.Verdict.PAUSED]
@@ -135,6 +138,7 @@ _MARKED = {
     "prior": ("pulls", "total"),
     "limit": ("min_share", "max_share", "paused"),
     "pin": ("agent_name",),
+    "top_k": ("top_k",),
 }
 
 
@@ -152,6 +156,9 @@ def _markers(kind: str, model: Any, since: datetime | None) -> Iterator[ChangeMa
 
 
 def _label(kind: str, model: Any, last: Any, row: Any) -> str:
+    if kind == "top_k":
+        made = row.history_type != "~"  # with the default, or deleted with its documents
+        return "" if made or (last is not None and last.top_k == row.top_k) else f"{row.name}: top_k {row.top_k}"
     name = str(model(**{field.attname: getattr(row, field.attname) for field in model._meta.concrete_fields}))
     if row.history_type == "-":
         return f"{name}: removed"

@@ -16,9 +16,13 @@ from django.db.models import Q
 from django.utils import timezone
 
 from agents.classifier import content_words
+from agents.models import AgentVariant, Collection
+from agents.selectors import live_variants
+from agents.strategies import STRATEGIES
 from agents.strategies.prompt import abstains
-from rewards.findings import RATE, Asked, Finding, Log, analyse
+from rewards.findings import RATE, Asked, Finding, Log, Revision, analyse
 from rewards.models import Interaction, PriorReward, Pull
+from rewards.selectors import taking_variants
 
 DAYS = 30
 RATINGS = 20_000  # the newest that are analysed; with more, reading them takes longer than a page should
@@ -68,10 +72,16 @@ def improvement_report(since: datetime | None = None) -> Report:
 
 
 def _log(since: datetime, used: Mapping[Any, frozenset[str]]) -> tuple[Log, dict[Any, float]]:
-    columns = ("pk", "at", "value", "arm__category", "arm__variant__name", "interaction__top_k", "interaction__question")
+    columns = ("pk", "at", "value", "arm__category", "arm__variant_id", "interaction__top_k", "interaction__question")
+    columns += ("interaction__collection__name",)
     rows = list(Pull.objects.filter(at__gte=since).order_by("-at").values_list(*columns)[:RATINGS])[::-1]
-    keys, times, values, categories, agents, top_k, questions = zip(*rows, strict=True) if rows else ((),) * len(columns)
-    names, kinds = sorted(set(agents)), sorted(set(categories))
+    keys, times, values, categories, variants, top_k, questions, places = (
+        zip(*rows, strict=True) if rows else ((),) * len(columns)
+    )
+    label, live = _revisions(set(variants))
+    agents, collections = [label[pk] for pk in variants], [place or "" for place in places]
+    names, kinds, libraries = sorted(set(agents)), sorted(set(categories)), sorted(set(collections) - {""})
+    place_of = {name: place for place, name in enumerate(libraries)}
     local = [timezone.localtime(at) for at in times]
     # The newest rated answers whose passages were read: a run at the end, since both are in the order of time.
     documents = [used.get(key) for key in keys]
@@ -85,10 +95,40 @@ def _log(since: datetime, used: Mapping[Any, frozenset[str]]) -> tuple[Log, dict
         hour=np.array([at.hour + at.minute / 60 for at in local], dtype=float),
         agents=names,
         categories=kinds,
+        live=live,
+        collection=np.array([place_of.get(name, -1) for name in collections], dtype=int),
+        collections=libraries,
+        top_ks=dict(Collection.objects.values_list("name", "top_k")),
         documents=documents[begin:],
         priors={(one.category, one.agent_name): (one.pulls, one.total) for one in PriorReward.objects.all()},
     )
     return log, dict(zip(keys, values, strict=True))
+
+
+def _revisions(rated: set[int]) -> tuple[dict[int, str], dict[str, Revision]]:
+    """What each rated variant is called, and those that answer now under that name."""
+    answering = live_variants()
+    taking = {variant.pk for variant in taking_variants(answering)}
+    active = {variant.pk for variant in answering if variant.state == AgentVariant.State.ACTIVE}
+    known = AgentVariant.objects.only("name", "revision").in_bulk(rated)
+    label = {pk: variant.name if pk in active else str(variant) for pk, variant in known.items()}
+    live = {
+        label[variant.pk]: Revision(
+            agent=variant.name,
+            revision=variant.revision,
+            canary=variant.pk not in active,
+            takes=variant.pk in taking,
+            prompt_passages=_prompt_passages(variant),
+        )
+        for variant in answering
+        if variant.pk in label
+    }
+    return label, live
+
+
+def _prompt_passages(variant: AgentVariant) -> int | None:
+    strategy = STRATEGIES.get(variant.strategy)
+    return None if strategy is None else variant.parameters.get("prompt_passages", strategy.Parameters.prompt_passages)
 
 
 def improvement_questions(values: Mapping[str, Any], since: datetime | None = None) -> list[Interaction]:

@@ -36,7 +36,7 @@ class CollectionSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = Collection
-        fields = ["name", "description", "language", "documents", "index", "created_at"]
+        fields = ["name", "description", "language", "top_k", "documents", "index", "created_at"]
 
 
 class AgentListSerializer(serializers.Serializer):

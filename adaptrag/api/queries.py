@@ -49,7 +49,12 @@ class QuerySerializer(Strict):
         many=True, required=False, max_length=MESSAGES_MAX, help_text="Earlier turns of the conversation, oldest first."
     )
     session = Text(required=False, allow_blank=True, max_length=100, help_text="Your name for the conversation.")
-    top_k = Whole(required=False, min_value=1, max_value=orchestrator.TOP_K_MAX, help_text="Passages to retrieve; 5 if absent.")
+    top_k = Whole(
+        required=False,
+        min_value=1,
+        max_value=orchestrator.TOP_K_MAX,
+        help_text="Passages to retrieve; if absent the collection's.",
+    )
     agent = Text(required=False, max_length=64, help_text="Forces this agent, as /api/query/{agent} does.")
     category = Choice(required=False, choices=CATEGORIES, help_text="In place of the classifier's.")
     collection = Text(required=False, max_length=64, help_text="Where to look; the default collection if absent.")

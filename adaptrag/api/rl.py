@@ -106,7 +106,7 @@ class LeaderboardSerializer(serializers.Serializer):
 
 
 class ActionSerializer(serializers.Serializer):
-    kind = serializers.ChoiceField(choices=["pause", "retire", "prior", "eval_set"])
+    kind = serializers.ChoiceField(choices=["pause", "retire", "prior", "top_k", "eval_set"])
     label = serializers.CharField()
     values = serializers.DictField()
 

@@ -20,13 +20,13 @@ from adaptrag.common import confirmation
 from adaptrag.common.confirmation import Question
 from adaptrag.common.errors import AdaptRAGError, InvalidInput, NotFound
 from agents.models import AgentVariant
-from agents.selectors import LIVE_STATES
-from agents.services import agent_set_state
+from agents.selectors import LIVE_STATES, collection_for
+from agents.services import collection_set_top_k
 from evals.services import evalset_from_interactions
 from rewards.findings import RATE, Action, Finding
 from rewards.models import RoutingPolicy
 from rewards.self_improver import Report, improvement_questions, improvement_report
-from rewards.services import agent_pause, prior_set
+from rewards.services import agent_pause, prior_set, variant_retire
 
 EVAL_SET = "hard-cases"
 DONE = "Improvement: "  # begins the log entries that the page lists as its history
@@ -37,12 +37,15 @@ PERMISSIONS = {
     "pause": "rewards.change_agentlimit",
     "retire": "agents.change_agentvariant",
     "prior": "rewards.change_priorreward",
+    "top_k": "agents.change_collection",
     "eval_set": "evals.add_evalset",
 }
 EFFECTS = {
     "pause": "It gets no routed question until somebody resumes it; a caller can still name it.",
-    "retire": "Every live revision of it is retired and answers no more. Its interactions stay.",
-    "prior": "The next decision uses the new prior. Ratings stay as they are.",
+    "retire": "This revision is retired and answers no more. Its interactions stay, and the decision is kept with its reason.",
+    "prior": "The next decision uses the new prior. Its mean comes from ratings that the arm counts already: they count a "
+    "second time, as so many pulls more, so that the router follows them sooner and surer than by themselves.",
+    "top_k": "Questions asked without top_k get it from now on; a caller can still send another.",
     "eval_set": f"The questions make the next version of the eval set “{EVAL_SET}”; corrections become their gold answers.",
 }
 
@@ -56,18 +59,22 @@ class Line:
     refusal: str
 
 
-def improvement_apply(action: Action, user: Any) -> Model:
+def improvement_apply(finding: Finding, user: Any) -> Model:
     """Do what a finding's action names, by the service that a form would call; returns the row that it changed."""
-    values = action.values
+    action, values = finding.action, finding.action.values
     if action.kind == "pause":
         return agent_pause(values["agent_name"], user=user)
     if action.kind == "prior":
         return prior_set(**values, user=user)
     if action.kind == "retire":
-        live = list(AgentVariant.objects.filter(name=values["agent_name"], state__in=LIVE_STATES).order_by("revision"))
-        if not live:
-            raise NotFound(f"No revision of {values['agent_name']!r} is live; there is nothing to retire.")
-        return [agent_set_state(variant, AgentVariant.State.RETIRED, user) for variant in live][-1]
+        variant = AgentVariant.objects.filter(
+            name=values["agent_name"], revision=values["revision"], state__in=LIVE_STATES
+        ).first()
+        if variant is None:
+            raise NotFound(f"{values['agent_name']} r{values['revision']} answers no more; there is nothing to retire.")
+        return variant_retire(variant, reason=finding.title, user=user).variant
+    if action.kind == "top_k":
+        return collection_set_top_k(collection_for(values["collection"]), values["top_k"], user)
     questions = improvement_questions(values)
     if not questions:
         raise InvalidInput("No question of the last 30 days is badly rated in this way, so there is nothing to add.")
@@ -118,7 +125,7 @@ def act_page(request: HttpRequest) -> HttpResponse:
     if page := confirmation.ask(request, question, back=back, admin=admin.site.get_model_admin(RoutingPolicy)):
         return page
     try:
-        row = improvement_apply(finding.action, request.user)
+        row = improvement_apply(finding, request.user)
     except AdaptRAGError as error:
         messages.error(request, error.message)
         return redirect(back)

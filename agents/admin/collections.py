@@ -19,7 +19,7 @@ from adaptrag.common import confirmation
 from adaptrag.common.admin import ReadOnlyAdmin
 from adaptrag.common.confirmation import Question
 from agents.models import Chunk, Collection, Document, IndexBuild
-from agents.services import collection_index_enqueue
+from agents.services import collection_index_enqueue, collection_save
 
 BUILD_LABELS = {"ready": "success", "building": "info", "failed": "danger"}
 
@@ -32,10 +32,10 @@ def _counted(rows: QuerySet, by: str) -> Coalesce:
 
 @admin.register(Collection)
 class CollectionAdmin(ModelAdmin):
-    list_display = ("name", "documents_link", "passages", "index", "language", "description")
+    list_display = ("name", "documents_link", "passages", "index", "language", "top_k", "description")
     search_fields = ("name", "description")
     list_select_related = ("current_build",)
-    fields = ("name", "description", "language")
+    fields = ("name", "description", "language", "top_k")
     empty_hint = "A collection is a set of documents that is searched as one. The first upload makes the default one."
     actions = None  # deleting several at once is not worth the risk
     actions_detail = ("upload", "rebuild")
@@ -94,8 +94,11 @@ class CollectionAdmin(ModelAdmin):
         return "; ".join(rows) or "nothing: no enabled agent searches sentences, children or a graph"
 
     def save_model(self, request: HttpRequest, obj: Collection, form: Any, change: bool) -> None:
-        super().save_model(request, obj, form, change)
-        if change and "language" in form.changed_data:
+        if not change:
+            super().save_model(request, obj, form, change)
+            return
+        collection_save(obj, request.user)
+        if "language" in form.changed_data:
             self._start(request, obj, "The language changed, so the index is built again.")
 
     @action(description="Upload documents", icon="upload", url_path="upload", permissions=["upload"])

@@ -16,6 +16,8 @@ from agents.services.collections import (
     collection_index,
     collection_index_enqueue,
     collection_refresh,
+    collection_save,
+    collection_set_top_k,
 )
 from agents.services.corpus import CorpusResult, beir_collection, corpus_add
 from agents.services.derived import derived_enqueue, derived_enqueue_missing, derived_prepare, derived_refresh
@@ -36,6 +38,8 @@ __all__ = [
     "collection_index",
     "collection_index_enqueue",
     "collection_refresh",
+    "collection_save",
+    "collection_set_top_k",
     "corpus_add",
     "derived_enqueue",
     "derived_enqueue_missing",

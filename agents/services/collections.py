@@ -52,6 +52,25 @@ def collection_get_or_create(name: str) -> Collection:
     return Collection.objects.get_or_create(name=name)[0]
 
 
+def collection_save(collection: Collection, user: Any = None) -> Collection:
+    """Save what an operator changed of a collection: description, language, top_k. Raises InvalidInput."""
+    try:
+        collection.clean_fields()
+    except ValidationError as error:
+        field, messages = next(iter(error.message_dict.items()))
+        raise InvalidInput(f"{field}: {messages[0]}", field=field) from error
+    collection._history_user = user
+    # The rest belongs to uploads and builds, which may have gone on meanwhile.
+    collection.save(update_fields=["description", "language", "top_k"])
+    return collection
+
+
+def collection_set_top_k(collection: Collection, top_k: int, user: Any = None) -> Collection:
+    """How many passages a question asked without top_k gets there. Raises InvalidInput outside 1 to TOP_K_MAX."""
+    collection.top_k = top_k
+    return collection_save(collection, user)
+
+
 def collection_index(
     collection: Collection, progress: Progress | None = None, *, force: bool = False, patience: float | None = None
 ) -> IndexBuild:

@@ -10,9 +10,12 @@ from django.utils import timezone
 
 from adaptrag.api.services import key_create
 from agents.models import AgentVariant
+from agents.services import agent_set_enabled, collection_get_or_create
 from evals.models import EvalSet
-from rewards.models import AgentLimit, PriorReward, Reward
+from rewards.models import AgentLimit, PriorReward, PromotionDecision, Reward
+from rewards.selectors import change_markers
 from rewards.self_improver import improvement_questions, improvement_report
+from rewards.services import agent_pause
 from tests.rewards.rows import interaction, rate
 
 pytestmark = pytest.mark.django_db
@@ -72,6 +75,56 @@ def test_a_click_retires_the_worse_agent_and_the_history_says_who(operator_clien
     assert "Done here" in text
     assert "Retire brisk" in text
     assert superuser.username in text
+
+
+def test_the_decision_carries_the_finding_and_the_last_agent_stays(operator_client, superuser, log):
+    url = found(operator_client)["arm:all:brisk"].url
+    agent_set_enabled(log[1], False)
+    text = operator_client.post(url, {"confirmed": "yes"}, follow=True).content.decode()
+    assert "is the only agent that answers" in text
+    agent_set_enabled(AgentVariant.objects.get(name="calm"), True)
+    cache.clear()
+    operator_client.post(found(operator_client)["arm:all:brisk"].url, {"confirmed": "yes"})
+    decision = PromotionDecision.objects.get(variant__name="brisk")
+    assert (decision.verdict, decision.user) == ("retired", superuser)
+    assert decision.reason == "brisk is worse than the other agents on all questions"
+
+
+def test_a_new_revision_is_not_blamed_for_the_one_before_it_and_a_paused_agent_gets_no_button(operator_client, log):
+    from agents.services import agent_revise
+
+    revised = agent_revise(log[0], parameters={"prompt_passages": 4})
+    assert "arm:all:brisk" not in found(operator_client)
+    for number in range(30):
+        rate(interaction(revised, category="factual"), float(number % 3 == 0))
+    cache.clear()
+    lines = found(operator_client)
+    assert "arm:all:brisk" in lines and lines["arm:all:brisk"].finding.n == 30
+    agent_pause("brisk")
+    cache.clear()
+    assert not [key for key in found(operator_client) if key.startswith("arm:")]
+
+
+def test_a_click_sets_the_default_top_k(operator_client, superuser, agents):
+    library, dice = collection_get_or_create("default"), random.Random(1)
+    for number in range(160):
+        top_k = (5, 8)[number // 2 % 2]
+        row = interaction(agents[number % 2], top_k=top_k, collection=library)
+        rate(row, float(dice.random() < {5: 0.4, 8: 0.9}[top_k]))
+    line = found(operator_client)["top_k:default:8"]
+    assert "of the top_k that are found the prompt holds only prompt_passages" in line.finding.detail
+    assert "Set the top_k of default to 8?" in operator_client.get(line.url).content.decode()
+    operator_client.post(line.url, {"confirmed": "yes"})
+    library.refresh_from_db()
+    assert (library.top_k, library.history.first().history_user) == (8, superuser)
+    assert [marker.label for marker in change_markers()] == ["default: top_k 8"]
+    assert found(operator_client)["top_k:default:8"].finding.action is None
+    page = reverse("admin:agents_collection_change", args=[library.pk])
+    form = {"description": "", "language": "english"}
+    assert "less than or equal to 50" in operator_client.post(page, form | {"top_k": "99"}).content.decode()
+    operator_client.post(page, form | {"top_k": "6"})
+    library.refresh_from_db()
+    assert library.top_k == 6
 
 
 def test_a_wrong_prior_is_corrected(operator_client, superuser, log):

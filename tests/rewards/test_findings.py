@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rewards.findings import Asked, Log, analyse, effect
+from rewards.findings import Asked, Log, Revision, analyse, effect
 
 AGENTS, CATEGORIES = ("alpha", "beta", "gamma"), ("factual", "vague")
+LIVE = {name: Revision(agent=name, revision=1, prompt_passages=3) for name in AGENTS}
 
 
 def log(seed: int = 0, n: int = 900, mean=lambda rows: 0.6, **fields) -> Log:
@@ -25,7 +26,8 @@ def log(seed: int = 0, n: int = 900, mean=lambda rows: 0.6, **fields) -> Log:
     rows["place"] = np.arange(n) / n
     reward = (rng.random(n) < np.broadcast_to(mean(rows), n)).astype(float)
     columns = {name: rows[name] for name in ("agent", "category", "top_k", "words", "hour")}
-    return Log(reward=reward, agents=AGENTS, categories=CATEGORIES, documents=documents, **columns, **fields)
+    places = {"collection": np.zeros(n, int), "collections": ("default",), "top_ks": {"default": 5}, "live": LIVE}
+    return Log(reward=reward, agents=AGENTS, categories=CATEGORIES, documents=documents, **columns, **(places | fields))
 
 
 def by_key(findings):
@@ -45,7 +47,7 @@ def test_logs_in_which_nothing_matters_give_a_finding_no_more_often_than_they_ma
     [
         ("arm:all:gamma", lambda rows: np.where(rows["agent"] == 2, 0.35, 0.7), -1),
         ("category:vague", lambda rows: np.where(rows["category"] == 1, 0.4, 0.7), -1),
-        ("top_k:10", lambda rows: np.where(rows["top_k"] == 10, 0.85, 0.55), 1),
+        ("top_k:default:10", lambda rows: np.where(rows["top_k"] == 10, 0.85, 0.55), 1),
         ("length", lambda rows: np.clip(0.95 - 0.12 * np.log2(rows["words"]), 0, 1), -1),
         ("hours", lambda rows: np.where(rows["hour"] < 6, 0.35, 0.7), -1),
         ("drift:beta", lambda rows: np.where((rows["agent"] == 1) & (rows["place"] > 0.6), 0.3, 0.7), -1),
@@ -82,8 +84,49 @@ def test_an_arm_that_is_worse_in_one_category_gets_a_prior_and_one_that_is_worse
     assert action.values["total"] / action.values["pulls"] == pytest.approx(0.2, abs=0.06)
     everywhere = by_key(analyse(log(mean=lambda rows: np.where(rows["agent"] == 2, 0.2, 0.7))))
     assert everywhere["arm:all:gamma"].action.kind == "retire"
-    assert everywhere["arm:all:gamma"].action.values == {"agent_name": "gamma"}
+    assert everywhere["arm:all:gamma"].action.values == {"agent_name": "gamma", "revision": 1}
     assert not [key for key in everywhere if key.startswith("arm:") and key.endswith(":gamma") and ":all:" not in key]
+
+
+def test_only_revisions_that_take_traffic_are_called_worse():
+    """gamma's ratings are bad: of a revision that is gone, of a paused agent, of a canary that a pause would take along."""
+
+    def found(live, name="gamma", rate=0.2):
+        base = log(mean=lambda rows: np.where(rows["agent"] == 2, rate, 0.7), live=live)
+        return by_key(analyse(Log(**{**vars(base), "agents": ("alpha", "beta", name)})))
+
+    others = {name: LIVE[name] for name in ("alpha", "beta")}
+    for live in (others, others | {"gamma": Revision(agent="gamma", revision=1, takes=False)}):
+        assert not [key for key in found(live) if key.startswith(("arm:", "drift:"))]
+    canary = {"alpha r2": Revision(agent="alpha", revision=2, canary=True)}
+    action = found(others | canary, "alpha r2")["arm:all:alpha r2"].action
+    assert (action.kind, action.values) == ("retire", {"agent_name": "alpha", "revision": 2})
+
+
+def test_a_better_top_k_is_offered_as_the_default_and_says_what_the_agents_read():
+    better = {"mean": lambda rows: np.where(rows["top_k"] == 10, 0.85, 0.55)}
+    one = by_key(analyse(log(**better)))["top_k:default:10"]
+    assert (one.action.kind, one.action.values) == ("top_k", {"collection": "default", "top_k": 10})
+    assert "alpha 3, beta 3, gamma 3" in one.detail and "gets 5" in one.detail
+    readers = {name: Revision(agent=name, revision=1, prompt_passages=20) for name in AGENTS}
+    one = by_key(analyse(log(**better, live=readers, top_ks={"default": 10})))["top_k:default:10"]
+    assert one.action is None and "prompt" not in one.detail
+
+
+def test_intervals_of_what_was_chosen_for_its_size_hold_the_truth():
+    """No hour matters, and beta changes by -0.3: the worst of 24 windows holds 0, the change at the place found its size."""
+    from rewards.findings import _drift, _hours
+
+    hours = [one for seed in range(120) for one in _hours(log(seed, n=400))]
+    assert np.mean([one.low <= 0 <= one.high for one in hours]) >= 0.95
+    changes = [
+        one
+        for seed in range(120)
+        for one in _drift(log(seed, mean=lambda rows: np.where((rows["agent"] == 1) & (rows["place"] > 0.5), 0.4, 0.7)))
+        if one.key == "drift:beta"
+    ]
+    assert len(changes) > 80
+    assert np.mean([one.low <= -0.3 <= one.high for one in changes]) >= 0.88
 
 
 def test_a_prior_that_contradicts_the_ratings_is_corrected():

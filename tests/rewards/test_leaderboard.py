@@ -9,8 +9,9 @@ from django.utils import timezone
 from scipy.stats import beta
 
 from rewards.leaderboard import ENOUGH, leaderboard, stats
+from rewards.models import Canary
 from rewards.rollup.sums import ACCURACY
-from rewards.services import learning_reset
+from rewards.services import agent_pause, learning_reset
 from tests.rewards.rows import interaction, rate, rated, variant
 
 pytestmark = pytest.mark.django_db
@@ -83,6 +84,18 @@ def test_probability_of_being_best_agrees_with_simulation_and_leaves_retired_rev
     assert rows["gamma"].probability_best is None
 
 
+def test_paused_agents_and_paused_canaries_are_no_candidates_for_the_best():
+    alpha, other, resting = variant("alpha"), variant("beta"), variant("gamma")
+    canary = variant("alpha", revision=2, state="canary")
+    for agent in (alpha, other, resting, canary):
+        rated(agent, {resting: 1.0, canary: 1.0}.get(agent, 0.5))
+    agent_pause("gamma")
+    Canary.objects.filter(pk=canary.pk).update(paused=True)
+    rows = {row.variant_id: row.probability_best for row in leaderboard("factual")}
+    assert (rows[resting.pk], rows[canary.pk]) == (None, None)
+    assert rows[alpha.pk] == pytest.approx(0.5) and rows[other.pk] == pytest.approx(0.5)
+
+
 def test_a_period_counts_only_what_was_asked_in_it():
     alpha = variant("alpha")
     now = timezone.now()
@@ -143,7 +156,7 @@ def test_the_number_of_queries_does_not_grow_with_agents_and_categories(django_a
         agent = variant(f"agent{i}")
         for category in ("factual", "vague", "visual"):
             rated(agent, 0.5, category=category)
-    with django_assert_max_num_queries(3):
+    with django_assert_max_num_queries(5):
         assert len(leaderboard()) == 24
     with django_assert_max_num_queries(3):
         stats()
