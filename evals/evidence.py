@@ -18,7 +18,8 @@ class EvidenceTable:
     """Sums of `runs` independent walks through the same rows, for one policy.
 
     categories: the rows' categories, shape (n,); shape: (categories, arms); embeddings: float array, shape (n, E), for
-    policies that read the question. Raises ValueError for a policy that these rows cannot serve."""
+    policies that read the question; times: the rows' times in days, rising, for policies whose half-life is in days (one run).
+    Raises ValueError for a policy that these rows cannot serve."""
 
     def __init__(
         self,
@@ -29,6 +30,7 @@ class EvidenceTable:
         runs: int = 1,
         embeddings: Array | None = None,
         priors: Priors | None = None,
+        times: Array | None = None,
     ) -> None:
         self.categories, self.priors, self.reads_elsewhere = categories, priors, policy.reads_elsewhere
         self.sums = np.zeros((3, runs, *shape))  # pulls, totals, squares
@@ -43,14 +45,20 @@ class EvidenceTable:
             length = self.contexts.shape[1]
             self.designs = np.zeros((runs, shape[1], length, length))
             self.responses = np.zeros((runs, shape[1], length))
+        self.times = None
         if policy.half_life is not None and policy.unit != "interactions":
-            raise ValueError(f"{policy.kind} has its half-life in {policy.unit}, but this log has no clock; use interactions.")
-        self.decay = None if policy.half_life is None else ForwardDecay(half_life=policy.half_life)
-        self.now = 0
+            if times is None or runs != 1:
+                raise ValueError(
+                    f"{policy.kind} has its half-life in {policy.unit}, but this log has no clock; use interactions."
+                )
+            self.times = times
+        begin = 0.0 if self.times is None or not len(self.times) else float(self.times[0])
+        self.decay = None if policy.half_life is None else ForwardDecay(half_life=policy.half_life, epoch=begin)
+        self.learned = 0
 
     def evidence(self, rows: Array) -> ArmEvidence:
         """What is known when each run meets its row; rows: shape (runs,); arrays of shape (runs, arms)."""
-        scale = 1.0 if self.decay is None else self.decay.scale(self.now)
+        scale = 1.0 if self.decay is None else self.decay.scale(self._now(rows))
         here = (slice(None), self.each, self.categories[rows])
         pulls, totals, squares = self.sums[here] * scale
         more: dict[str, Any] = {}
@@ -75,16 +83,21 @@ class EvidenceTable:
 
     def learn(self, rows: Array, arms: Array, rewards: Array) -> None:
         """One reward a run: rows, arms, rewards of shape (runs,)."""
-        if self.decay is not None and self.decay.rebase_due(self.now):
-            self.decay, factor = self.decay.rebased(self.now)
+        now = self._now(rows)
+        if self.decay is not None and self.decay.rebase_due(now):
+            self.decay, factor = self.decay.rebased(now)
             self.sums *= factor
             if self.contexts is not None:
                 self.designs *= factor
                 self.responses *= factor
-        weight = 1.0 if self.decay is None else self.decay.weight(self.now)
+        weight = 1.0 if self.decay is None else self.decay.weight(now)
         self.sums[:, self.each, self.categories[rows], arms] += weight * np.stack([np.ones_like(rewards), rewards, rewards**2])
         if self.contexts is not None:
             context = self.contexts[rows]
             self.designs[self.each, arms] += weight * context[:, :, None] * context[:, None, :]
             self.responses[self.each, arms] += weight * rewards[:, None] * context
-        self.now += 1
+        self.learned += 1
+
+    def _now(self, rows: Array) -> float:
+        """In the unit of the half-life: rewards so far, or the row's day."""
+        return self.learned if self.times is None else float(self.times[rows[0]])

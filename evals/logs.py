@@ -48,7 +48,8 @@ class LoggedRounds:
 
     actions: index into `arms`, shape (n,); strata: index of the row's kind (position or category), shape (n,), into
     `stratum_names`; rewards in [0, 1] and propensities in (0, 1], float arrays, shape (n,). available: bool, shape (n, K), the
-    arms that could be chosen; None where all could.
+    arms that could be chosen; None where all could. times: in days, rising, shape (n,), None without a clock. contexts: what a
+    policy may know of each row, shape (n, D).
     """
 
     arms: tuple[str, ...]
@@ -58,6 +59,8 @@ class LoggedRounds:
     rewards: Array
     propensities: Array
     available: Array | None = None
+    times: Array | None = None
+    contexts: Array | None = None
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -65,8 +68,9 @@ class LoggedRounds:
     def only(self, rows: Array) -> LoggedRounds:
         """The rows marked in a bool array, shape (n,); arms and strata keep their codes."""
         parts = {name: getattr(self, name)[rows] for name in ("actions", "strata", "rewards", "propensities")}
-        available = None if self.available is None else self.available[rows]
-        return LoggedRounds(arms=self.arms, stratum_names=self.stratum_names, available=available, **parts)
+        given = {name: getattr(self, name) for name in ("available", "times", "contexts")}
+        parts |= {name: None if value is None else value[rows] for name, value in given.items()}
+        return LoggedRounds(arms=self.arms, stratum_names=self.stratum_names, **parts)
 
 
 def read_routing_log(path: Path) -> RoutingLog:
@@ -96,11 +100,12 @@ def read_routing_log(path: Path) -> RoutingLog:
     )  # fmt: skip
 
 
-def read_logged_rounds(path: Path) -> LoggedRounds:
+def read_logged_rounds(path: Path, *, contexts: bool = False) -> LoggedRounds:
     """JSON lines `{"arm", "reward", "propensity", "position"?, "category"?, "context"?}`, plain or .gz.
 
-    Rows of different position or category are different strata. Raises BadLog with the line number."""
-    rows = []
+    Rows of different position or category are different strata. contexts: read each row's "context" too, a list of as many
+    numbers in every row; else it is left aside, whatever it holds. Raises BadLog with the line number."""
+    rows, given = [], []
     for number, row in _rows(path):
         if row.get("arm") is None:
             raise _bad(path, number, '"arm" is missing.')
@@ -109,6 +114,8 @@ def read_logged_rounds(path: Path) -> LoggedRounds:
             raise _bad(path, number, "propensity is 0, but the arm was chosen; leave pinned and forced choices out.")
         stratum = " ".join(str(row[key]) for key in ("category", "position") if row.get(key) is not None)
         rows.append((row["arm"], stratum, _unit(path, number, "reward", row.get("reward")), propensity))
+        if contexts:
+            given.append(_context(path, number, row.get("context"), len(given[0]) if given else None))
     arms, strata, rewards, propensities = zip(*rows, strict=True)
     arm_names = sorted(set(arms), key=lambda arm: (isinstance(arm, str), arm))
     index = {arm: code for code, arm in enumerate(arm_names)}
@@ -116,8 +123,15 @@ def read_logged_rounds(path: Path) -> LoggedRounds:
     return LoggedRounds(
         arms=tuple(map(str, arm_names)), stratum_names=tuple(stratum_names.tolist()),
         actions=np.array([index[arm] for arm in arms]), strata=codes, rewards=np.array(rewards),
-        propensities=np.array(propensities),
+        propensities=np.array(propensities), contexts=np.array(given) if contexts else None,
     )  # fmt: skip
+
+
+def _context(path: Path, number: int, value: Any, length: int | None) -> list[float]:
+    if not isinstance(value, list) or not value or length not in (None, len(value)):
+        wanted = "a list of numbers" if length is None else f"a list of {length} numbers, as in the first row"
+        raise _bad(path, number, f'this policy reads "context", which must be {wanted}, not {str(value)[:60]}.')
+    return [_number(path, number, "a number of the context", one) for one in value]
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -269,11 +269,14 @@ class PolicyEstimate(models.Model):
     class Priors(models.TextChoices):
         SET = "set", "the priors as they are set now"
         NONE = "none", "no priors"
+        RUN = "run", "the scores of an eval run"
 
     kind = models.CharField("rule", max_length=40, help_text="The policy that would have routed.")
     parameters = models.JSONField(default=dict, blank=True)
     min_share = models.FloatField("minimum share", default=0.02, validators=[MinValueValidator(0.0), MaxValueValidator(0.5)])
     priors = models.CharField(max_length=8, choices=Priors, default=Priors.SET)
+    prior_run = models.ForeignKey(EvalRun, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    run_pulls = models.FloatField(default=10, validators=[MinValueValidator(0.0), MaxValueValidator(10_000.0)])
     prior_agent = models.CharField(max_length=64, blank=True)
     prior_pulls = models.FloatField(default=0, validators=[MinValueValidator(0.0), MaxValueValidator(10_000.0)])
     prior_mean = models.FloatField(default=0.5, validators=[MinValueValidator(0.0), MaxValueValidator(1.0)])
@@ -289,7 +292,8 @@ class PolicyEstimate(models.Model):
     def __str__(self) -> str:
         what = ", ".join(f"{name}={value}" for name, value in self.parameters.items())
         prior = f", {self.prior_agent} with {self.prior_pulls:g} pulls at {self.prior_mean:g}" if self.prior_agent else ""
-        return f"{self.kind}({what}), {self.get_priors_display()}{prior}"
+        run = f" ({self.prior_run or 'deleted'}, worth {self.run_pulls:g} pulls)" if self.priors == self.Priors.RUN else ""
+        return f"{self.kind}({what}), {self.get_priors_display()}{run}{prior}"
 
     @property
     def ended(self) -> bool:

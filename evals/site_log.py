@@ -11,6 +11,7 @@ from adaptrag.common.errors import Conflict
 from evals.logs import LoggedRounds
 from rewards.models import Interaction, PriorReward, Pull
 from rewards.services import linear
+from rewards.services.evidence import SECONDS_A_DAY
 
 Array = np.ndarray
 MOST_ROUNDS = 20_000  # the newest; a policy's walk through them takes about ten seconds
@@ -57,7 +58,7 @@ class SiteLog:
 def site_log(*, reads_question: bool = False) -> SiteLog:
     """The newest MOST_ROUNDS interactions with feedback. Raises NothingLogged where there are none."""
     columns = ("pk", "value", "interaction__variant__name", "interaction__category", "interaction__mode")
-    columns += ("interaction__propensity", "interaction__fallback", "interaction__candidates")
+    columns += ("interaction__propensity", "interaction__fallback", "interaction__candidates", "at")
     rows = list(Pull.objects.order_by("-at", "-pk").values_list(*columns)[:MOST_ROUNDS])[::-1]
     if not rows:
         raise NothingLogged("No answer has been rated yet, so nothing can be estimated. Let people ask and rate first.")
@@ -66,7 +67,7 @@ def site_log(*, reads_question: bool = False) -> SiteLog:
     arm_of, stratum_of = ({name: code for code, name in enumerate(names)} for names in (arms, strata))
     drawn, left_out = np.zeros(len(rows), dtype=bool), Counter()
     available, propensities = np.ones((len(rows), len(arms)), dtype=bool), np.ones(len(rows))
-    for index, (_, _, agent, _, mode, propensity, fallback, candidates) in enumerate(rows):
+    for index, (_, _, agent, _, mode, propensity, fallback, candidates, _) in enumerate(rows):
         if candidates:
             available[index] = False
             available[index, [arm_of[one["agent"]] for one in candidates] + [arm_of[agent]]] = True
@@ -79,7 +80,7 @@ def site_log(*, reads_question: bool = False) -> SiteLog:
     rounds = LoggedRounds(
         arms=tuple(arms), stratum_names=tuple(strata), actions=np.array([arm_of[row[2]] for row in rows]),
         strata=np.array([stratum_of[row[3]] for row in rows]), rewards=np.clip([row[1] for row in rows], 0, 1),
-        propensities=propensities, available=available,
+        propensities=propensities, available=available, times=np.array([row[8].timestamp() / SECONDS_A_DAY for row in rows]),
     )  # fmt: skip
     priors = np.zeros((2, len(strata), len(arms)))
     for prior in PriorReward.objects.filter(agent_name__in=arms, category__in=strata):

@@ -19,7 +19,7 @@ from adaptrag.common.admin import ReadOnlyAdmin
 from adaptrag.common.errors import AdaptRAGError
 from adaptrag.common.parameter_forms import ParameterFields
 from agents.models import AgentVariant
-from evals.models import PolicyEstimate
+from evals.models import EvalRun, PolicyEstimate
 from evals.services.estimates import policyestimate_start
 from rewards.bandit import POLICIES
 from rewards.models import RoutingPolicy
@@ -40,6 +40,14 @@ class BaseEstimateForm(forms.Form):
     priors = forms.ChoiceField(
         choices=PolicyEstimate.Priors.choices, widget=UnfoldAdminSelectWidget(choices=PolicyEstimate.Priors.choices)
     )
+    prior_run = forms.ModelChoiceField(
+        EvalRun.objects.none(), label="Of this eval run, in place of the priors that are set", required=False,
+        empty_label="none", widget=UnfoldAdminSelectWidget,
+    )  # fmt: skip
+    run_pulls = forms.FloatField(
+        label="each worth so many pulls", min_value=0, max_value=10_000, initial=10, required=False,
+        widget=UnfoldAdminDecimalFieldWidget,
+    )  # fmt: skip
     prior_agent = forms.ChoiceField(label="And this agent's prior, in every category", required=False)
     prior_pulls = forms.FloatField(
         label="worth so many pulls", min_value=0, max_value=10_000, required=False, widget=UnfoldAdminDecimalFieldWidget
@@ -50,6 +58,8 @@ class BaseEstimateForm(forms.Form):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        scored = EvalRun.objects.filter(results__score__isnull=False).distinct()
+        self.fields["prior_run"].queryset = scored.select_related("eval_set").order_by("-pk")
         names = AgentVariant.objects.order_by("name").values_list("name", flat=True).distinct()
         choices = [("", "as chosen above"), *((name, name) for name in names)]
         self.fields["prior_agent"].widget = UnfoldAdminSelectWidget(choices=choices)
@@ -58,6 +68,9 @@ class BaseEstimateForm(forms.Form):
     def estimate(self) -> PolicyEstimate:
         values = self.cleaned_data
         fields = {name: values[name] for name in ("kind", "min_share", "priors", "prior_agent")}
+        if values["priors"] == PolicyEstimate.Priors.RUN:
+            pulls = values["run_pulls"]
+            fields |= {"prior_run": values["prior_run"], "run_pulls": 10 if pulls is None else pulls}
         if values["prior_agent"]:
             fields |= {"prior_pulls": values["prior_pulls"] or 0, "prior_mean": values["prior_mean"] or 0}
         return PolicyEstimate(parameters=PARAMETERS.collect(values["kind"], values), **fields)

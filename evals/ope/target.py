@@ -54,7 +54,7 @@ def policy_probabilities(
     priors" at each decision as it came. The rounds must be in the order of their time; strata are its categories.
     priors: (pulls, totals), shape (strata, K). min_share: floor of each arm's share, as routing applies it."""
     shape = (len(rounds.stratum_names), len(rounds.arms))
-    table = EvidenceTable(policy, rounds.strata, shape, embeddings=embeddings, priors=priors)
+    table = EvidenceTable(policy, rounds.strata, shape, embeddings=embeddings, priors=priors, times=rounds.times)
     rng = np.random.default_rng(seed)
     result = np.zeros((len(rounds), shape[1]))
     everyone = np.arange(shape[1])

@@ -13,18 +13,20 @@ from adaptrag.common.jobs import job_enqueue
 from evals.estimates import estimated
 from evals.models import PolicyEstimate
 from evals.ope.target import policy_probabilities
+from evals.services.runs import evalrun_scores
 from evals.site_log import site_log
 from rewards.bandit import POLICIES
 
 
 @transaction.atomic
 def policyestimate_start(estimate: PolicyEstimate, user: Any = None) -> PolicyEstimate:
-    """Queue an estimate. Raises InvalidInput that names the field at fault."""
+    """Queue an estimate. Raises InvalidInput that names the field at fault, Conflict for an eval run that can be no prior."""
     from evals.tasks import ESTIMATE
 
     try:
         estimate.full_clean(exclude=["kind"])
         _rule(estimate)
+        _run_scores(estimate)
     except ValidationError as error:
         field, messages = next(iter(error.message_dict.items()))
         raise InvalidInput(messages[0], field=field) from error
@@ -57,6 +59,10 @@ def _estimated(estimate: PolicyEstimate, progress: Callable[[float, str], Any]) 
     pulls, totals = log.priors
     if estimate.priors == PolicyEstimate.Priors.NONE:
         pulls, totals = 0 * pulls, 0 * totals
+    for (category, agent), mean in _run_scores(estimate).items():
+        if category in log.rounds.stratum_names and agent in log.rounds.arms:
+            place = log.rounds.stratum_names.index(category), log.rounds.arms.index(agent)
+            pulls[place], totals[place] = estimate.run_pulls, estimate.run_pulls * mean
     if estimate.prior_agent:
         if estimate.prior_agent not in log.rounds.arms:
             raise InvalidInput(
@@ -82,6 +88,13 @@ def _rule(estimate: PolicyEstimate) -> Any:
         policy = POLICIES[estimate.kind].from_parameters(estimate.parameters)
     except ValueError as error:
         raise InvalidInput(str(error), field="parameters") from error
-    if policy.half_life is not None and policy.unit != "interactions":
-        raise InvalidInput("An estimate from the log takes a half-life in interactions, not in days.", field="parameters")
     return policy
+
+
+def _run_scores(estimate: PolicyEstimate) -> dict[tuple[str, str], float]:
+    """What the eval run puts in place of the priors that are set, as its button would. Raises InvalidInput, Conflict."""
+    if estimate.priors != PolicyEstimate.Priors.RUN:
+        return {}
+    if estimate.prior_run is None:
+        raise InvalidInput("Choose the eval run whose scores are to be the priors.", field="prior_run")
+    return evalrun_scores(estimate.prior_run)

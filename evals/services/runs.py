@@ -242,6 +242,15 @@ def evalrun_priors(run: EvalRun, *, pulls: float, user: Any = None) -> int:
     """Use a run's scores as priors, worth `pulls` pulls, for each agent and category asked. Returns the priors set."""
     if isinstance(pulls, bool) or not 0 < pulls <= MOST_PULLS:
         raise InvalidInput(f"A prior must be worth between 0 and {MOST_PULLS:,} pulls, not {pulls!r}.", field="pulls")
+    scores = evalrun_scores(run)
+    with transaction.atomic():
+        for (category, agent), mean in scores.items():
+            prior_set(category=category, agent_name=agent, pulls=pulls, total=pulls * mean, user=user)
+    return len(scores)
+
+
+def evalrun_scores(run: EvalRun) -> dict[tuple[str, str], float]:
+    """(category, agent) -> mean score, as priors take it. Raises Conflict where the run can't be a prior."""
     if any(variant.label != variant.name for variant in run.labelled().values()):
         raise Conflict(
             f"{run} asked several revisions of one agent, and a prior belongs to the agent. Run the one that counts."
@@ -252,10 +261,7 @@ def evalrun_priors(run: EvalRun, *, pulls: float, user: Any = None) -> int:
         scores.setdefault((category, result.variant.name), []).append(result.score)
     if not scores:
         raise Conflict(f"{run} has no scores yet.")
-    with transaction.atomic():
-        for (category, agent), values in scores.items():
-            prior_set(category=category, agent_name=agent, pulls=pulls, total=pulls * sum(values) / len(values), user=user)
-    return len(scores)
+    return {key: sum(values) / len(values) for key, values in scores.items()}
 
 
 def _enqueue(run: EvalRun, user: Any) -> None:

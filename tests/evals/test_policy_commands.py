@@ -133,6 +133,24 @@ class TestOpe:
         code, err = refused(capsys, "ope", logged_rounds)
         assert code == WRONG_USAGE and "line 1" in err and "propensity" in err
 
+    def test_numbers_of_a_context_are_what_a_linear_policy_reads(self, capsys, tmp_path):
+        """Arm a is right where the first number is positive, b where it is not."""
+        rng, rows = np.random.default_rng(4), []
+        for _ in range(400):
+            context, arm = rng.normal(size=2), rng.integers(2)
+            right = (context[0] > 0) == (arm == 0)
+            rows.append({"arm": "ab"[arm], "reward": float(right), "propensity": 0.5, "context": context.tolist()})
+        path = tmp_path / "rounds.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)))
+        found = run(capsys, "ope", path, "--policy", "lints:dimensions=2", "--estimator", "snips")
+        assert found["estimates"][0]["value"] > 0.8
+        for wrong, says in (({}, "None"), ({"context": "long"}, "a list of 2 numbers"), ({"context": [1.0, "x"]}, "'x'")):
+            row = {"arm": "a", "reward": 1, "propensity": 0.5} | wrong
+            path.write_text("\n".join(map(json.dumps, [*rows, row])))
+            code, err = refused(capsys, "ope", path, "--policy", "lints:dimensions=2")
+            assert code == WRONG_USAGE and "line 401" in err and says in err
+            assert run(capsys, "ope", path, "--policy", "uniform")["n"] == 401  # which reads none
+
 
 @pytest.mark.django_db
 class TestOpeOfTheSite:

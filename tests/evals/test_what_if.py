@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import numpy as np
 import pytest
 from django.urls import reverse
+from django.utils import timezone
 
 from adaptrag.common.errors import InvalidInput
-from evals.models import PolicyEstimate
+from evals.models import EvalQuestion, EvalResult, EvalRun, EvalSet, PolicyEstimate
 from evals.services.estimates import policyestimate_start
-from rewards.models import RoutingPolicy
+from rewards.models import PriorReward, RoutingPolicy
 from rewards.router import BanditRouter
 from rewards.services import policy_activate, policy_save
 from tests.rewards.rows import interaction, rate, variant
@@ -68,6 +71,33 @@ def test_other_priors_change_what_the_policy_would_have_done(operator, log):
     assert "It would probably have earned less" in text
 
 
+def test_a_half_life_in_days_goes_by_when_questions_were_asked(operator, log):
+    """Two years ago alpha was bad; a policy that forgets in a day does not hold that against it, one that never does."""
+    for _ in range(400):
+        rate(interaction(log[0], mode="manual_override", created_at=timezone.now() - timedelta(days=730)), 0.0)
+    traffic = {}
+    for kind in ("thompson", "discounted_thompson"):
+        asked(operator, kind=kind, parameter_unit="days", parameter_half_life="1")
+        result = PolicyEstimate.objects.first().result
+        assert result["n"] == 300
+        traffic[kind] = result["traffic"]["alpha"]
+    assert traffic["thompson"] < 0.3 and traffic["discounted_thompson"] > 0.8
+
+
+def test_the_scores_of_an_eval_run_can_be_the_priors(operator, log):
+    eval_set = EvalSet.objects.create(name="docs", version=1)
+    run = EvalRun.objects.create(eval_set=eval_set, baseline="alpha")
+    question = EvalQuestion.objects.create(eval_set=eval_set, key="1", ordinal=1, question="Why?", category="factual")
+    run.variants.set(log)
+    for agent, score in zip(log, (0.0, 1.0), strict=True):
+        EvalResult.objects.create(run=run, question=question, variant=agent, score=score)
+    text = asked(operator, priors="run", prior_run=run.pk, run_pulls="5000").content.decode()
+    estimate = PolicyEstimate.objects.get()
+    assert estimate.result["traffic"]["beta"] > 0.9 and "worth 5000 pulls" in str(estimate)
+    assert "It would probably have earned less" in text
+    assert not PriorReward.objects.exists()
+
+
 def test_too_little_overlap_refuses_to_conclude(operator):
     agents = [variant(name) for name in ("alpha", "beta")]
     for seed in range(12):
@@ -103,7 +133,7 @@ def test_whatever_fails_is_said_on_the_row(operator, log, monkeypatch, fault):
 
 def test_wrong_values_are_refused_beside_the_form(operator, log):
     for fields, says in (
-        ({"kind": "discounted_thompson", "parameter_unit": "days"}, "not in days"),
+        ({"priors": "run"}, "Choose the eval run"),
         ({"min_share": "0.7"}, "0.5"),
         ({"kind": "ucb1", "parameter_c": "-1"}, "greater than or equal to 0"),
     ):

@@ -26,7 +26,7 @@ class Command(ContractCommand):
         parser.add_argument(
             "file",
             metavar="FILE_OR_LOG",
-            help=f"JSON lines with arm, reward and propensity (plain, .gz); or {SITE}: this site's",
+            help=f"JSON lines with arm, reward, propensity, for lints a numeric context (plain, .gz); or {SITE}: this site's",
         )
         parser.add_argument(
             "--policy", default="uniform", metavar="P",
@@ -52,7 +52,7 @@ class Command(ContractCommand):
                 log = site_log(reads_question=_reads_question(spec))
                 rounds, target, left_out = *log.judged(self._target(log.rounds, options, log)), log.left_out
             else:
-                rounds = read_logged_rounds(Path(options["file"]))
+                rounds = read_logged_rounds(Path(options["file"]), contexts=_reads_question(spec))
                 target = self._target(rounds, options)
             found = estimated(
                 rounds, target, names, clip=options["clip"], interval=options["interval"], seed=options["seed"],
@@ -67,7 +67,7 @@ class Command(ContractCommand):
             return uniform(rounds)
         if spec.startswith("frequencies:"):
             return frequencies(rounds, read_logged_rounds(Path(spec.removeprefix("frequencies:"))))
-        site = {} if log is None else {"priors": log.priors, "embeddings": log.embeddings}
+        site = {"embeddings": rounds.contexts} if log is None else {"priors": log.priors, "embeddings": log.embeddings}
         return policy_probabilities(
             rounds, policy_from_spec(spec), min_share=options["min_share"], seed=options["seed"],
             progress=lambda done: self.progress(done, "walking through the log"), **site,
