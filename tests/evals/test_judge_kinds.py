@@ -2,6 +2,7 @@
 
 import pytest
 
+from evals.gate import evalrun_verdict, gate_evidence
 from evals.models import EvalResult
 from evals.selectors import judge_calibration, judge_calibrations, rater_notes
 from evals.services import RunRequest, evalrun_create, evalrun_execute, evalrun_summary, evalrun_summary_now, evalset_create
@@ -44,6 +45,23 @@ def test_what_was_shown_is_stored_and_calibrated_apart(agents):
     assert [(one.references, one.gold.n) for one in judge_calibrations()] == [(False, 60), (True, 60)]
     mixed = executed(evalset_create(name="mixed", items=[*questions(1), Item(key="x", question="Why?")], source="jsonl"))
     assert len(judge_calibration(mixed).kinds) == 2
+
+
+def test_nothing_is_promoted_where_only_the_judge_that_saw_gold_answers_is_calibrated(agents):
+    executed(evalset_create(name="gold", items=questions(30), source="jsonl"))
+    bare = executed(evalset_create(name="bare", items=questions(30, gold=False), source="jsonl"))
+    assert gate_evidence(bare, "knows", "guesses").judge_calibrated is False
+    assert evalrun_verdict(bare, agents[0], str(agents[1])).outcome == "needs_human"
+
+
+def test_an_operators_setting_that_changes_leaves_a_run_with_its_judge(agents, settings):
+    settings.ADAPTRAG_JUDGE_BACKEND, settings.ADAPTRAG_JUDGE_MODEL = "scripted", "j"
+    settings.ADAPTRAG_JUDGE_OPTIONS = {"script": VERDICTS}
+    gold = evalset_create(name="gold", items=questions(2), source="jsonl")
+    run = evalrun_create(RunRequest(eval_set=gold, agents=("knows",), judge="llm"))
+    settings.ADAPTRAG_JUDGE_MODEL, settings.ADAPTRAG_JUDGE_OPTIONS = "another", {"answer": "prose"}
+    evalrun_execute(run.pk)
+    assert [result.score for result in run.results.all()] == [0.9, 0.9]
 
 
 def test_asking_the_same_again_makes_no_more_pairs(agents):
