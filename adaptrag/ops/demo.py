@@ -31,6 +31,7 @@ from agents.services import agents_register_defaults
 
 QUESTION = "How does AdaptRAG decide which agent answers a question?"
 OPERATOR = "operator"
+SAMPLE_AGENTS = ("table_rag", "multimodal_rag")  # beside those of any new site: docs/samples/ has something for them
 READY_WITHIN = 600.0
 ANSWER_WITHIN = 180.0
 
@@ -87,7 +88,8 @@ def run(address: Address, *, stay: bool, say: Say) -> None:
             _prepare(say)
             for program in others:
                 supervisor.start(program)
-            agents_register_defaults()  # before the documents: what agents search besides passages is then made with them
+            # Before the documents: what agents search besides passages is then made with them.
+            agents_register_defaults(also=SAMPLE_AGENTS)
             _ingest_docs(say)
             wait_until_ready(address, supervisor, say)
             user, credentials = operator_account()
@@ -170,10 +172,8 @@ def _prepare(say: Say) -> None:
 
 def _ingest_docs(say: Say) -> None:
     say("Reading docs/ into the collection 'default'")
-    # The handbook alone: docs/decisions/ speaks to developers, and in answers to operators its passages only stand in the way.
-    handbook = map(str, sorted((settings.BASE_DIR / "docs").glob("*.md")))
     # A process of its own: faiss and the embedding model don't belong in the one that watches over the others.
-    command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "ingest", *handbook, "--json"]
+    command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "ingest", *map(str, knowledge()), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise DemoFailed(
@@ -181,6 +181,13 @@ def _ingest_docs(say: Say) -> None:
         )
     result = json.loads(done.stdout)
     say(f"  {result['documents']} documents in {result['chunks']} passages")
+
+
+def knowledge() -> list[Path]:
+    """The handbook, and a table and an image for the agents of those. Not docs/decisions/: it speaks to developers, and in
+    answers to operators its passages only stand in the way."""
+    docs = settings.BASE_DIR / "docs"
+    return [*sorted(docs.glob("*.md")), *sorted((docs / "samples").iterdir())]
 
 
 def wait_until_ready(address: Address, supervisor: Supervisor, say: Say) -> None:
@@ -246,6 +253,6 @@ def _ask(address: Address, user: Any, say: Say) -> None:
         raise DemoFailed(f"The question failed with status {status}: {answer}")
     say(f"\n  {answer['answer'].strip()}\n")
     say(f"  by {answer['agent']} in {seconds:.1f} s, for a question of the kind '{answer['category']}', from")
-    for source in answer["sources"]:
+    for number, source in enumerate(answer["sources"], 1):
         if source["used"]:
-            say(f"  [{source['rank']}] {source['heading'] or source['document']}")
+            say(f"  [{number}] {source['heading'] or source['document']}")

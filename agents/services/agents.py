@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,12 +149,14 @@ def agent_set_state(variant: AgentVariant, state: str, user: Any = None, *, deci
     return variant
 
 
-def agents_register_defaults(user: Any = None) -> list[AgentVariant]:
-    """The agents of a fresh installation, on the shipped model. Does nothing where any agent exists."""
+def agents_register_defaults(user: Any = None, *, also: Sequence[str] = ()) -> list[AgentVariant]:
+    """The agents of a fresh installation, on the shipped model, and those of the strategies `also`, which some collections
+    alone make sense of. Does nothing where any agent exists."""
     with transaction.atomic():
         if AgentVariant.objects.exists():
             return []
-        return [agent_register(name=name, strategy=name, note="Registered at set-up.", user=user) for name in DEFAULT_AGENTS]
+        names = (*DEFAULT_AGENTS, *also)
+        return [agent_register(name=name, strategy=name, note="Registered at set-up.", user=user) for name in names]
 
 
 def agent_strategy(variant: AgentVariant) -> Strategy:

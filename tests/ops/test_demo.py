@@ -19,11 +19,19 @@ from adaptrag.ops import demo
 from adaptrag.ops.demo import Address
 from adaptrag.ops.errors import DemoFailed
 from adaptrag.ops.supervisor import Program, Supervisor
+from adaptrag.orchestrator import QueryRequest, query
+from agents.models import AgentVariant
+from agents.services import agents_register_defaults, collection_get_or_create, collection_index, derived_refresh, document_add
 from agents.services.agents import DEFAULT_AGENTS
+from agents.strategies import STRATEGIES
 from tests.ops.conftest import free_port
 from tests.ops.site import ROOT, Site
 
 STARTED_WITHIN = 300
+SAMPLED = {
+    "table_rag": "How many model calls does hyde_rag make at most?",
+    "multimodal_rag": "What are the four steps of the learning loop in the image?",
+}
 
 
 class Demo:
@@ -114,6 +122,26 @@ def test_help_lists_every_target_of_the_makefile():
 
 
 @pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+def test_every_agent_of_the_demo_answers_from_its_documents():
+    collection = collection_get_or_create("default")
+    agents = agents_register_defaults(also=demo.SAMPLE_AGENTS)
+    AgentVariant.objects.update(chat_backend="scripted", chat_options={"answer": "It is in the handbook [1]."})
+    for path in demo.knowledge():
+        if path.suffix != ".md" or path.name in ("concepts.md", "routing.md"):
+            document_add(collection=collection, name=path.name, data=path.read_bytes(), index=False)
+    collection_index(collection)
+    derived_refresh(collection)
+    assert {agent.strategy for agent in agents} == set(STRATEGIES) - {"lora_rag", "quantized_rag"}  # they need a training
+    for agent in agents:
+        question = SAMPLED.get(agent.name, demo.QUESTION)
+        result = query(QueryRequest(question=question, agent=agent.name))
+        assert (result.agent, result.answer) == (agent.name, "It is in the handbook [1].")
+        kinds = {source["kind"] for source in result.sources if source["used"]}
+        assert {"table_rag": "rows", "multimodal_rag": "image"}.get(agent.name, "text") in kinds
+
+
+@pytest.mark.slow
 def test_the_demo_answers_with_the_real_model_and_a_second_run_takes_seconds(tmp_path):
     site, port = Site(tmp_path / "var"), free_port()
     with started(site, port) as first:
@@ -128,6 +156,11 @@ def test_the_demo_answers_with_the_real_model_and_a_second_run_takes_seconds(tmp
         assert answer["answer"].strip()
         assert answer["sources"]
         assert answer["fallback"] is None
+        for agent, kind in (("table_rag", "rows"), ("multimodal_rag", "image")):
+            body = {"question": SAMPLED[agent]}
+            status, answer = address.call("POST", f"/api/query/{agent}", key=key, body=body, timeout=120)
+            assert (status, answer["agent"]) == (200, agent)
+            assert kind in {source["kind"] for source in answer["sources"] if source["used"]}
         assert address.call("GET", "/api/health")[1]["status"] == "ok"
         taken = Site(site.folder).manage("demo", "--port", free_port())
         assert taken.returncode == 1
@@ -142,12 +175,12 @@ def test_the_demo_answers_with_the_real_model_and_a_second_run_takes_seconds(tmp
     assert "shown when the account was made" in second.output
     assert "api_key create operator" in second.output
     documents = site.rows("SELECT count(*) FROM agents_document")
-    assert documents == [(len(list((ROOT / "docs").glob("*.md"))),)]
+    assert documents == [(len(demo.knowledge()),)]
     assert free(port)
 
     with started(site, port) as third:
         third.read_until("Ctrl-C")
-        assert site.rows("SELECT count(*) FROM agents_agentvariant") == [(len(DEFAULT_AGENTS),)]
+        assert site.rows("SELECT count(*) FROM agents_agentvariant") == [(len(DEFAULT_AGENTS) + len(demo.SAMPLE_AGENTS),)]
         web = next(process for process in third.descendants if "uvicorn" in " ".join(process.cmdline()))
         web.kill()
         third.read_until("web was ended by SIGKILL")
