@@ -264,6 +264,8 @@ class InteractionView(APIView):
         )
         if row is None or not who.sees(row.collection) or not (who.operator or row.asked_by_id == request.user.pk):
             raise UnknownInteraction(f"There is no interaction {interaction_id!r} that you may see.")
+        if not who.operator:  # what the model was told holds the agent's instructions, which are the operator's
+            row.trace = [{name: value for name, value in step.items() if name != "messages"} for step in row.trace]
         return Response(InteractionSerializer(row).data)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -18,7 +18,9 @@ from agents.retrieval.base import Passage
 from agents.retrieval.external import ExternalSearch
 from agents.tables.query import KnownTable, QueryResult
 
-ASKED = 300  # characters of a prompt's beginning and of its end that the trace keeps
+LOGGED_CHARS = 20_000  # of all messages of one model call, in the trace
+# Passages from so many characters on are named by their chunk there; one that was cut is known by its beginning.
+SHORTEST_REPLACED, KNOWN_BY = 40, 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +104,7 @@ class Tools:
         self._started = time.perf_counter()
         self.on_text = on_text
         self.trace: list[dict[str, Any]] = []
+        self._seen: dict[int, Passage] = {}
         self.usage = Usage()
         self.model = ""
         self.fallback: dict[str, Any] | None = None
@@ -130,6 +133,7 @@ class Tools:
             self.note("retrieve", begun, **details, error=str(error))
             raise
         details["found"] = [_found(passage) for passage in passages]
+        self._seen |= {passage.chunk_id: passage for passage in passages}
         self.note("retrieve", begun, **details)
         return passages
 
@@ -145,6 +149,7 @@ class Tools:
             self.note("external", begun, engine=self._external.name, query=query, k=k, error=error.message)
             return None
         self.note("external", begun, engine=self._external.name, query=query, k=k, found=[_found(passage) for passage in found])
+        self._seen |= {passage.chunk_id: passage for passage in found}
         return found
 
     @property
@@ -192,7 +197,9 @@ class Tools:
         try:
             completion = self._chat.complete(messages, max_tokens=max_tokens, on_text=self.on_text if stream else None)
         except Exception as error:
-            self.note("chat", begun, purpose=purpose, model=self._chat.name, asked=_asked(messages), error=str(error))
+            self.note(
+                "chat", begun, purpose=purpose, model=self._chat.name, messages=_logged(messages, self._seen), error=str(error)
+            )
             raise
         self.usage += completion.usage
         self.model = completion.model
@@ -205,7 +212,7 @@ class Tools:
             prompt_tokens=completion.usage.prompt_tokens,
             completion_tokens=completion.usage.completion_tokens,
             finish_reason=completion.finish_reason,
-            asked=_asked(messages),
+            messages=_logged(messages, self._seen),
             text=completion.text,
             **({"fallback": completion.fallback} if completion.fallback else {}),
         )
@@ -224,10 +231,32 @@ class Tools:
             self.on_text(text)
 
 
-def _asked(messages: Sequence[Message]) -> str:
-    """The last message of a prompt, its beginning and its end: the passages between them are among the sources."""
-    text = messages[-1].content if messages else ""
-    return text if len(text) <= 2 * ASKED else f"{text[:ASKED]} … {text[-ASKED:]}"
+def _logged(messages: Sequence[Message], seen: Mapping[int, Passage]) -> list[dict[str, Any]]:
+    """All that a model was told, with ⟨chunk N⟩ where a passage stood: the sources and the searches have it.
+
+    A message longer than its share of LOGGED_CHARS is cut in its middle.
+    """
+    most = LOGGED_CHARS // max(1, len(messages))
+    logged = []
+    for message in messages:
+        content = _without(message.content, seen)
+        if len(content) > most:
+            content = f"{content[: most // 2]} … {content[-most // 2 :]}"
+        logged.append({"role": message.role, "content": content} | ({"images": len(message.images)} if message.images else {}))
+    return logged
+
+
+def _without(content: str, seen: Mapping[int, Passage]) -> str:
+    """Whole passages first: the beginning that a cut one is known by may be another's too (rows under one header)."""
+    passages = [passage for passage in seen.values() if len(passage.text) >= SHORTEST_REPLACED]
+    for passage in passages:
+        content = content.replace(passage.text, f"⟨chunk {passage.chunk_id}⟩")
+    for passage in passages:
+        if len(passage.text) > KNOWN_BY and (at := content.find(passage.text[:KNOWN_BY])) >= 0:
+            same = zip(content[at:], passage.text, strict=False)
+            end = at + next((place for place, (one, other) in enumerate(same) if one != other), len(content) - at)
+            content = f"{content[:at]}⟨chunk {passage.chunk_id}⟩{content[end:]}"
+    return content
 
 
 def _found(passage: Passage) -> dict[str, Any]:

@@ -93,6 +93,29 @@ def test_every_call_leaves_a_step_that_can_be_stored(name):
 
 
 @every_strategy
+def test_the_trace_has_all_that_the_model_was_told_with_chunks_for_passages(name):
+    earlier = [Message(role="user", content="Who keeps the light?"), Message(role="assistant", content="A keeper.")]
+    lenient = {"good_words": 0.1} if name == "corrective_rag" else {}
+    _, tools, _, _, chat = run(name, messages=earlier, instructions="Answer like a sailor.", **lenient)
+    steps = [step for step in tools.trace if step["step"] == "chat"]
+    assert [len(step["messages"]) for step in steps] == [len(prompt) for prompt in chat.prompts]
+    assert steps[-1]["messages"][:3] == [
+        {"role": "system", "content": "Answer like a sailor."}, *({"role": one.role, "content": one.content} for one in earlier)
+    ]  # fmt: skip
+    last = steps[-1]["messages"][-1]["content"]
+    assert last.endswith(f"Question: {QUESTION}")
+    assert "⟨chunk 2⟩" in last
+    assert not any(text in last for text in CORPUS)
+
+
+def test_a_long_prompt_is_bounded_in_the_trace():
+    _, tools, *_ = run("naive_rag", messages=[Message(role="user", content="word " * 9000)] * 4)
+    (step,) = (step for step in tools.trace if step["step"] == "chat")
+    assert sum(len(message["content"]) for message in step["messages"]) < 21_000
+    assert step["messages"][-1]["content"].endswith(QUESTION)
+
+
+@every_strategy
 def test_an_empty_collection_is_said_and_no_model_is_asked(name):
     with pytest.raises(NothingIngested):
         run(name, texts=[])

@@ -97,7 +97,8 @@ def test_who_asked_and_operators_can_look_an_interaction_up_others_can_not(api, 
     seen = api.get(path).json()
     assert (seen["answer"], seen["sources"], seen["routing"]) == (asked["answer"], asked["sources"], asked["routing"])
     assert [(rating["reward"], rating["comment"]) for rating in seen["rewards"]] == [(0.5, "so so")]
-    assert operator_api.get(path).status_code == 200
+    assert "messages" not in seen["trace"][-1]  # they hold the agent's instructions
+    assert operator_api.get(path).json()["trace"][-1]["messages"][0]["role"] == "system"
     stranger = Api(key_create(user=django_user_model.objects.create_user("eve"), name="", scope="query")[1])
     assert stranger.get(path).status_code == 404
     assert api.get("/api/interactions/nonsense").status_code == 404

@@ -43,7 +43,9 @@ def test_model_calls_and_searches_are_counted_and_told_one_by_one(page):
     assert "1 search in" in text
     assert "chat hypothesis" in text
     assert "chat answer" in text
-    assert "asked Passages:" in text
+    assert "messages role content system" in text
+    assert "Answer the question from the passages." in text
+    assert f"⟨chunk {services.collection_get_or_create('default').documents.get().chunks.get().pk}⟩" in text
     assert "A made-up text." in text
     chunk = services.collection_get_or_create("default").documents.get().chunks.get()
     assert reverse("source", args=[chunk.pk]) in html
