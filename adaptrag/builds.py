@@ -16,8 +16,8 @@ from training.services import quantization_quality_set
 def quantization_quality_from(report: QuantizationReport, run: EvalRun) -> QuantizationReport:
     """Token F1, and the score where a judge scored, of the agent with the build against the one with the unquantized model.
 
-    That is the agent with the adapter that was merged, or with the model alone. Raises InvalidInput where the run did not ask
-    both.
+    That is the agent with the adapter that was merged, or with the model alone. Answers by a fall-back model are left out.
+    Raises InvalidInput where the run did not ask both.
     """
     variants = list(run.variants.select_related("artifact"))
     build = _only([one for one in variants if one.artifact_id and one.artifact_id == report.artifact_id])
@@ -33,7 +33,10 @@ def quantization_quality_from(report: QuantizationReport, run: EvalRun) -> Quant
     if run.judge == EvalRun.Judge.LLM:
         scored["judge_score"] = lambda row: row.score
     for name, score in scored.items():
-        values = {one.pk: {row.question_id: score(row) for row in run.results.filter(variant=one)} for one in (build, before)}
+        values = {
+            one.pk: {row.question_id: score(row) for row in run.results.filter(variant=one) if row.own}
+            for one in (build, before)
+        }
         shared = sorted(key for key in values[build.pk].keys() & values[before.pk].keys())
         pairs = [(values[build.pk][key], values[before.pk][key]) for key in shared]
         pairs = [pair for pair in pairs if None not in pair and not math.isnan(sum(pair))]

@@ -19,6 +19,7 @@ from adaptrag.common.confirmation import Question
 from adaptrag.common.errors import AdaptRAGError
 from adaptrag.common.models import Job
 from adaptrag.common.selectors import queue_status
+from adaptrag.loop import builds_admin
 from adaptrag.loop.models import LoopRun, LoopStage
 from adaptrag.loop.services import (
     ImproveRequest,
@@ -34,6 +35,8 @@ from agents.models import ModelArtifact
 from evals.models import EvalRun, EvalSet
 from rewards.models import PromotionDecision
 from training.models import DistillationRun, QuantizationReport, SFTDataset, TrainingRun
+
+__all__ = ["LoopRunAdmin", "builds_admin"]
 
 STATE_LABELS = {"running": "info", "done": "success", "failed": "danger", "cancelled": "", "waiting": "", "skipped": ""}
 VERDICT_LABELS = {"promoted": "success", "rejected": "warning", "needs_human": "warning", "skipped": "", "failed": "danger"}
@@ -96,7 +99,7 @@ class LoopRunAdmin(ReadOnlyAdmin):
             plan = improve_plan(asked)
             effects = [f"{STAGES[one['stage']].title} ({one['state']}): {one['detail']}" for one in plan.stages]
             question = Question(
-                title="Improve now?", effects=effects, button="Start the improvement", danger=False, refusal=plan.too_little
+                title="Improve now?", effects=effects, button="Start the improvement", danger=False, refusal=plan.skipped
             )
             if page := confirmation.ask(request, question, back=back, admin=self):
                 return page

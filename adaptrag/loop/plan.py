@@ -18,12 +18,14 @@ from agents.models import AgentVariant
 from agents.selectors import collection_for, live_variant, live_variants
 from rewards.leaderboard import leaderboard
 from rewards.models import Interaction, Reward
-from rewards.services.promotions import thresholds
+from rewards.services import canaries_of, thresholds
 from training.models import TeacherAnswer, TrainingRun
 from training.quantization import MODES
 from training.services import budget_get
+from training.services.quantizations import AGENT as QUANTIZED
 
 MIN_REWARD = 0.8
+TUNED = "lora_rag"  # whose next revision a tuned model becomes; a quantized one is compared with it
 # A run that ended so has looked at the data; what came before it is not new to the next.
 CONSUMED = (LoopRun.Verdict.PROMOTED, LoopRun.Verdict.REJECTED, LoopRun.Verdict.NEEDS_HUMAN)
 
@@ -101,7 +103,8 @@ def options_of(request: ImproveRequest) -> Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Figures of now. new: rated or corrected questions, and accepted answers of a teacher, since `since`."""
+    """Figures of now. new: rated or corrected questions, and accepted answers of a teacher, since `since`. canary: a result of
+    an earlier run that is still under trial."""
 
     options: Options
     since: datetime | None
@@ -113,12 +116,20 @@ class Plan:
     references: References
     needed_references: int
     incumbent: AgentVariant
+    canary: AgentVariant | None
     stages: tuple[dict[str, Any], ...] = field(default=())
 
     @property
-    def too_little(self) -> str:
+    def skipped(self) -> str:
         """Why the run would be skipped; empty if it would not."""
-        if self.options.force or self.new >= self.needed_new:
+        if self.options.force:
+            return ""
+        if self.canary:
+            return (
+                f"{self.canary} is still a canary. Wait until its ratings make it active or roll it back, or decide it on its "
+                "page. A forced run goes on; what passes its gate then waits for a click."
+            )
+        if self.new >= self.needed_new:
             return ""
         since = f"since {self.since:%Y-%m-%d %H:%M}" if self.since else "so far"
         return (
@@ -129,7 +140,7 @@ class Plan:
     @property
     def verdict(self) -> str:
         """The one that stands already; empty where the run decides."""
-        if self.too_little:
+        if self.skipped:
             return LoopRun.Verdict.SKIPPED
         return LoopRun.Verdict.NEEDS_HUMAN if self.references.n < self.needed_references else ""
 
@@ -155,8 +166,14 @@ def plan_make(options: Options) -> Plan:
         references=references_find(options.eval_set, needed=references_needed()),
         needed_references=references_needed(),
         incumbent=incumbent_of(options.incumbent),
+        canary=next((one for name in candidates_of(options) for one in canaries_of(name)), None),
     )
     return replace(plan, stages=tuple(_foreseen(plan)))
+
+
+def candidates_of(options: Options) -> tuple[str, ...]:
+    """The agents of which a run makes revisions."""
+    return (TUNED,) if quantization_absent(options) else (TUNED, QUANTIZED)
 
 
 def references_needed() -> int:
@@ -214,7 +231,7 @@ def _foreseen(plan: Plan) -> list[dict[str, Any]]:
         else f"Too few to decide ({references.n} of {plan.needed_references}), so a person is needed. {collect(plan)}"
     )
     words = {
-        "prepare": ("skipped" if plan.too_little else "", f"{data} {plan.too_little}".strip()),
+        "prepare": ("skipped" if plan.skipped else "", f"{data} {plan.skipped}".strip()),
         "distil": (
             "skipped" if teacher_absent() else "",
             teacher_absent() or f"{settings.ADAPTRAG_TEACHER_MODEL}: {budget_get()}",
@@ -222,7 +239,7 @@ def _foreseen(plan: Plan) -> list[dict[str, Any]]:
         "train": ("", f"{options.steps} steps of {options.model}{pace}."),
         "quantize": (
             "skipped" if quantization_absent(options) else "",
-            quantization_absent(options) or f"Mode {options.quantize}.",
+            quantization_absent(options) or f"Mode {options.quantize}, where the model's family can have it.",
         ),
         "evaluate": ("" if asked else "skipped", f"{asked} of {references.words()}, two agents{about}."),
         "gate": ("", gate),
@@ -231,7 +248,7 @@ def _foreseen(plan: Plan) -> list[dict[str, Any]]:
     return [
         {
             "stage": name,
-            "state": "skipped" if plan.too_little else state or "planned",
+            "state": "skipped" if plan.skipped else state or "planned",
             "seconds": None,
             "detail": detail,
         }

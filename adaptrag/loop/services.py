@@ -134,13 +134,15 @@ def stage_current(run: LoopRun) -> LoopStage | None:
 
 
 def stage_execute(number: int, name: str, context: JobContext) -> dict[str, Any]:
-    """Run one stage and enqueue the next. Called by the job."""
+    """Run one stage and enqueue the next. Called by the job. Raises Conflict where its run had stopped and another is under
+    way."""
     stage = LoopStage.objects.select_related("run", "run__candidate", "run__incumbent", "run__created_by").get(
         run=number, name=name
     )
     run, begun = stage.run, timezone.now()
     if stage.state in LoopStage.ENDED:  # killed between its end and its job's
         return {"run": run.pk, "stage": name, "detail": stage.detail}
+    _taken_up(run)
     LoopStage.objects.filter(pk=stage.pk).update(state=LoopStage.State.RUNNING, started_at=begun)
     earlier = {one.name: one.figures for one in run.stages.filter(ordinal__lt=stage.ordinal)}
     work = Work(run=run, stage=stage, context=context, options=Options.of(run.options), found=earlier)
@@ -185,6 +187,16 @@ def _whole() -> Iterator[None]:
     """All of it or nothing, whatever dies."""
     with write_turn(), transaction.atomic():
         yield
+
+
+def _taken_up(run: LoopRun) -> None:
+    """A run that had stopped goes on when somebody retries its stage's job on the job's own page, or the training there."""
+    stopped = LoopRun.objects.filter(pk=run.pk, state__in=[LoopRun.State.FAILED, LoopRun.State.CANCELLED])
+    try:
+        with transaction.atomic():
+            stopped.update(state=LoopRun.State.RUNNING, verdict="", reason="", finished_at=None)
+    except IntegrityError:
+        raise _under_way() from None
 
 
 def _next(run: LoopRun) -> None:

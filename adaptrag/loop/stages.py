@@ -7,7 +7,9 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from adaptrag.builds import quantization_quality_from
@@ -15,6 +17,7 @@ from adaptrag.common.errors import Conflict
 from adaptrag.common.jobs import JobContext
 from adaptrag.loop.models import LoopRun, LoopStage
 from adaptrag.loop.plan import (
+    TUNED,
     Options,
     collect_words,
     corrections_words,
@@ -24,15 +27,18 @@ from adaptrag.loop.plan import (
     teacher_absent,
 )
 from adaptrag.loop.references import references_keep
+from agents.errors import ChatModelUnavailable
+from agents.llm.weights import model_folder
 from agents.models import AgentVariant
 from evals.gate import gate_evidence
 from evals.models import EvalRun, EvalSet
 from evals.services import RunRequest, evalrun_create, evalrun_execute, evalrun_questions
 from rewards.models import PromotionDecision
 from rewards.services import variant_gate
-from training.errors import BudgetSpent, NothingToLearn
+from training.errors import BudgetSpent, NothingToLearn, QuantizationFailed
 from training.lora import Recipe
 from training.models import QuantizationReport, SFTDataset, TrainingRun
+from training.quantization import check_family
 from training.services import (
     DatasetRequest,
     DistillationRequest,
@@ -54,7 +60,7 @@ VERDICTS = {
     PromotionDecision.Verdict.NEEDS_HUMAN: LoopRun.Verdict.NEEDS_HUMAN,
     PromotionDecision.Verdict.WAITS: LoopRun.Verdict.NEEDS_HUMAN,
 }
-AGENT = "lora_rag"  # whose next revision a tuned model becomes; a quantized one is compared with it
+ALONE = "There is no build, so the adapter alone is compared."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,20 +110,22 @@ class Work:
 def prepare(work: Work) -> Ended:
     """Is there enough that is new? Then hold references out, and freeze a dataset of the rest."""
     plan = plan_make(work.options)
-    if plan.too_little:
-        return Ended(detail=plan.too_little, verdict=LoopRun.Verdict.SKIPPED)
+    if plan.skipped:
+        return Ended(detail=plan.skipped, verdict=LoopRun.Verdict.SKIPPED)
     work.context.progress(0.1, "holding references out of training")
     eval_set = references_keep(plan.references, work.run.created_by)
     collection = work.options.collection or (plan.references.collection and plan.references.collection.name)
     figures = {"kind": plan.references.kind, "references": plan.references.n, "judge": str(plan.references.judge)}
     work.keep(**figures, eval_set=eval_set and eval_set.pk, collection=collection)
     LoopRun.objects.filter(pk=work.run.pk).update(incumbent=plan.incumbent, data_until=timezone.now())
+    if unfit := _unfit(work.options):
+        work.keep(unfit=unfit)
     work.context.progress(0.3, "reading the log")
     try:
         dataset = work.once("dataset", lambda: _dataset(work), long=True)
     except NothingToLearn as error:
         return Ended(detail=error.message, verdict=LoopRun.Verdict.SKIPPED)
-    return Ended(detail=f"{_told(dataset)}. Compared by {plan.references.words()}.")
+    return Ended(detail=f"{_told(dataset)}. Compared by {plan.references.words()}. {unfit}".strip())
 
 
 def distil(work: Work) -> Ended:
@@ -137,7 +145,7 @@ def train(work: Work) -> Ended:
         dataset=work.number("distil", "dataset") or work.number("prepare", "dataset"),
         model=work.options.model,
         recipe=replace(Recipe(), steps=work.options.steps),
-        agent=AGENT,
+        agent=TUNED,
         user=work.run.created_by,
     )
     number = work.once("training", lambda: training_create(request))
@@ -152,6 +160,9 @@ def train(work: Work) -> Ended:
 
 
 def quantize(work: Work) -> Ended:
+    """The build takes the adapter's place as the candidate; where there can be none, the adapter alone goes on."""
+    if unfit := work.found["prepare"].get("unfit"):
+        return Ended(detail=unfit, state=LoopStage.State.SKIPPED)
     request = QuantizationRequest(
         model=work.options.model,
         adapter=work.number("train", "artifact"),
@@ -160,7 +171,11 @@ def quantize(work: Work) -> Ended:
         user=work.run.created_by,
     )
     number = work.once("quantization", lambda: quantization_create(request))
-    quantization_execute(number, work.context)
+    try:
+        quantization_execute(number, work.context)
+    except (QuantizationFailed, ChatModelUnavailable) as error:  # the second: a build that this machine can't load
+        work.keep(unfit=f"{error.message} {ALONE}")
+        return Ended(detail=f"{error.message} {ALONE}", state=LoopStage.State.SKIPPED)
     report = QuantizationReport.objects.get(pk=number)
     work.keep(artifact=report.artifact_id)
     LoopRun.objects.filter(pk=work.run.pk).update(candidate=report.variant)
@@ -177,8 +192,8 @@ def evaluate(work: Work) -> Ended:
     if run.state != EvalRun.State.DONE:
         raise Conflict(f"{run} {run.get_state_display()}; its page says how far it came. Resume the improvement to go on.")
     _hold(run)
-    if (report := work.number("quantize", "quantization")) and prepared["kind"] != "judge" and prepared["references"] > 1:
-        quantization_quality_from(QuantizationReport.objects.get(pk=report), run)
+    if work.number("quantize", "artifact") and prepared["kind"] != "judge" and prepared["references"] > 1:
+        quantization_quality_from(QuantizationReport.objects.get(pk=work.number("quantize", "quantization")), run)
     scores = (f"{one['agent']} {one['score']:.3f}" for one in run.summary["agents"] if one["score"] is not None)
     return Ended(detail=f"{', '.join(scores) or 'Nothing could be scored'}; {len(evalrun_questions(run))} questions.")
 
@@ -205,12 +220,16 @@ def register(work: Work) -> Ended:
     decision = variant_gate(candidate, _evidence(work), user=work.run.created_by)
     work.keep(decision=decision.pk)
     verdict = VERDICTS[PromotionDecision.Verdict(decision.verdict)]
+    reason = decision.reason
+    if unfit := work.found["prepare"].get("unfit") or work.found["quantize"].get("unfit"):
+        reason = f"{reason} {unfit}"
     if decision.verdict == PromotionDecision.Verdict.WAITS:
-        return Ended(detail=f"{decision.reason} It waits for a person's click, as ADAPTRAG_ASK_CANARY says.", verdict=verdict)
+        asks = " It waits for a person's click, as ADAPTRAG_ASK_CANARY says." if settings.ADAPTRAG_ASK_CANARY else ""
+        return Ended(detail=f"{reason}{asks}", verdict=verdict)
     short = references_needed() - n
     if verdict == LoopRun.Verdict.NEEDS_HUMAN and kind == "corrections" and short > 0:
-        return Ended(detail=f"{decision.reason} {corrections_words(short)}", verdict=verdict)
-    return Ended(detail=decision.reason, verdict=verdict)
+        return Ended(detail=f"{reason} {corrections_words(short)}", verdict=verdict)
+    return Ended(detail=reason, verdict=verdict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +261,17 @@ STAGES = {
 }
 
 
+def _unfit(options: Options) -> str:
+    """Why the model can't be quantized to the mode that is set; empty where it can, or none is set."""
+    if quantization_absent(options):
+        return ""
+    try:
+        check_family(model_folder(options.model), options.quantize)
+    except QuantizationFailed as error:
+        return f"{error.message} {ALONE}"
+    return ""
+
+
 def _dataset(work: Work) -> SFTDataset:
     return dataset_prepare(DatasetRequest(student=work.options.model, user=work.run.created_by))
 
@@ -253,7 +283,7 @@ def _told(dataset: int) -> str:
 
 def _evalrun(work: Work, prepared: dict[str, Any]) -> EvalRun:
     run = work.run
-    beside = [work.number("train", "variant")] if work.number("quantize", "quantization") else []
+    beside = [work.number("train", "variant")] if work.number("quantize", "artifact") else []
     request = RunRequest(
         eval_set=EvalSet.objects.get(pk=prepared["eval_set"]),
         agents=(run.incumbent, run.candidate, *AgentVariant.objects.filter(pk__in=beside)),
@@ -268,12 +298,15 @@ def _evalrun(work: Work, prepared: dict[str, Any]) -> EvalRun:
 
 
 def _hold(run: EvalRun) -> None:
-    """An agent that mostly failed was not compared: its chat model is down, say. Resuming asks it again."""
+    """An agent that mostly failed, or had another model step in, was not compared: its own is down, say. Resuming asks it
+    again."""
     for variant in run.labelled().values():
         rows = run.results.filter(variant=variant)
-        failed = rows.filter(failed=True)
+        failed = rows.filter(Q(failed=True) | Q(fallback__isnull=False))
         if 2 * failed.count() > rows.count():
-            words = f"{variant} failed on {failed.count()} of {rows.count()} questions: {failed.first().error['message']}"
+            first = failed.first()
+            why = first.fallback["reason"] if first.fallback else first.error["message"]
+            words = f"{variant} failed on {failed.count()} of {rows.count()} questions: {why}"
             failed.delete()
             raise Conflict(f"{words} Mend that, then resume.")
 

@@ -1,6 +1,10 @@
 """What an eval run found of a quantized build, carried to its report."""
 
+import json
+
 import pytest
+from django.core.management import call_command
+from django.urls import reverse
 
 from adaptrag.builds import quantization_quality_from
 from adaptrag.common.errors import InvalidInput
@@ -48,3 +52,24 @@ def test_token_f1_is_paired_with_the_agent_that_has_the_adapter(report, harbour)
 def test_a_run_that_did_not_ask_both_says_whom_it_must_ask(report, harbour):
     with pytest.raises(InvalidInput, match="one agent with the build quantized"):
         quantization_quality_from(report, _run(harbour, "quick"))
+
+
+def test_the_commands_option_and_the_admins_button_carry_it_over(report, harbour, admin_client, capsys):
+    run = _run(harbour, "tuned", "quick")
+    call_command("quantize", "--report", str(report.pk), "--eval-run", str(run.pk), "--json")
+    assert json.loads(capsys.readouterr().out)["quality"]["token_f1"]["n"] == 2
+    QuantizationReport.objects.update(quality={})
+    button = reverse("admin:training_quantizationreport_quality", args=[report.pk])
+    page = reverse("admin:training_quantizationreport_change", args=[report.pk])
+    assert button in admin_client.get(page).content.decode()
+    assert f'value="{run.pk}"' in admin_client.get(button).content.decode()
+    admin_client.post(button, {"eval_run": run.pk})
+    assert "token F1 0.500" in admin_client.get(page).content.decode()
+    only = _run(harbour, "quick")
+    assert "one agent with the build quantized" in admin_client.post(button, {"eval_run": only.pk}).content.decode()
+
+
+def test_the_option_takes_both_numbers(db, capsys):
+    with pytest.raises(SystemExit) as ended:
+        call_command("quantize", "--report", "1")
+    assert ended.value.code == 2 and "--eval-run" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import pytest
 from django.core.management import call_command
 
 from adaptrag.common.errors import Conflict, NotFound
+from adaptrag.common.jobs import job_retry
 from adaptrag.common.lease import claim
 from adaptrag.common.models import Job
 from adaptrag.common.registry import handler_for
@@ -29,8 +30,10 @@ from evals.models import EvalQuestion, EvalRun, EvalSet
 from evals.services import evalset_create
 from evals.sets import Item
 from rewards.models import PromotionDecision
+from tests.agents.tiny_chat import make
 from tests.loop.conftest import asked, incumbent_registered, log
-from training.models import QuantizationReport, SFTExample, TrainingRun
+from training.errors import QuantizationFailed
+from training.models import DistillationRun, QuantizationReport, SFTExample, TrainingRun
 from training.sft import normalised
 
 NAMES = ["prepare", "distil", "train", "quantize", "evaluate", "gate", "register"]
@@ -64,6 +67,19 @@ def trained_at_once(number, context, **options):
     return {"steps": 1, "train_loss": 1.0, "validation_loss": None}
 
 
+def built_at_once(number, context):
+    report = QuantizationReport.objects.get(pk=number)
+    if report.artifact is None:
+        report.artifact = ModelArtifact.objects.create(
+            name=f"build-{number}", kind="quantized", base_model="x", path="y", sha256="1", parent=report.adapter
+        )
+        report.variant = agent_register(
+            name="quantized_rag", strategy="naive_rag", chat_backend="scripted", chat_options={"answer": "1700"},
+            parameters={"retriever": "bm25"}, artifact=report.artifact, state="candidate",
+        )  # fmt: skip
+        report.save()
+
+
 def states(run):
     return {stage["stage"]: stage["state"] for stage in improve_summary(run)["stages"]}
 
@@ -91,23 +107,52 @@ def test_one_that_is_neither_better_nor_cheaper_is_rejected_and_takes_no_traffic
 def test_a_quantized_build_is_the_candidate_and_its_report_gets_what_the_evaluation_found(
     site, incumbent, student, quick, monkeypatch
 ):
-    def built(number, context):
-        report = QuantizationReport.objects.get(pk=number)
-        report.artifact = ModelArtifact.objects.create(
-            name=f"build-{number}", kind="quantized", base_model="x", path="y", sha256="1", parent=report.adapter
-        )
-        report.variant = agent_register(
-            name="quantized_rag", strategy="naive_rag", chat_backend="scripted", chat_options={"answer": "1700"},
-            parameters={"retriever": "bm25"}, artifact=report.artifact, state="candidate",
-        )  # fmt: skip
-        report.save()
-
-    monkeypatch.setattr(stages, "quantization_execute", built)
+    monkeypatch.setattr(stages, "quantization_execute", built_at_once)
     log(incumbent)
     run = improve_start(request(student, quantize="int8"))
     assert (states(run)["quantize"], run.candidate.name, run.verdict) == ("done", "quantized_rag", "rejected")
     assert {variant.name for variant in EvalRun.objects.get().variants.all()} == {"old", "lora_rag", "quantized_rag"}
     assert QuantizationReport.objects.get().quality["token_f1"]["n"] == 10
+
+
+def test_a_build_that_drifts_leaves_the_adapter_alone_to_the_gate_and_the_verdict_says_so(
+    site, incumbent, student, quick, monkeypatch
+):
+    def drifted(number, context):
+        raise QuantizationFailed("Reloaded, the build's perplexity is too high.")
+
+    monkeypatch.setattr(stages, "quantization_execute", drifted)
+    log(incumbent)
+    run = improve_start(request(student, quantize="int8"))
+    assert (states(run)["quantize"], run.candidate.name, run.verdict) == ("skipped", "lora_rag", "rejected")
+    assert "adapter alone" in run.reason and "perplexity is too high" in run.reason
+    assert {variant.name for variant in EvalRun.objects.get().variants.all()} == {"old", "lora_rag"}
+    assert improve_start(request(student, quantize="int8")).verdict == "skipped"  # nothing is new
+
+
+def test_a_mode_that_the_model_can_not_have_is_told_before_the_training_and_the_adapter_goes_on_alone(
+    site, incumbent, tmp_path, quick
+):
+    gpt2 = make(tmp_path / "gpt2", "gpt2")
+    log(incumbent)
+    run = improve_start(request(gpt2, quantize="cpu8"))
+    assert "Modes for it: fp32, bf16, int8, nf4" in run.stages.get(name="prepare").detail
+    assert (states(run)["quantize"], run.candidate.name, run.verdict) == ("skipped", "lora_rag", "rejected")
+    assert "Mode cpu8 is for Llama models" in run.reason and not QuantizationReport.objects.exists()
+
+
+def test_a_canary_under_trial_is_left_in_peace(site, student, quick):
+    log(incumbent_registered(price_prompt_per_million=1000))
+    canary = agent_register(name="lora_rag", strategy="naive_rag", chat_backend="scripted", state="canary")
+    run = improve_start(request(student))
+    assert (run.verdict, states(run)["train"]) == ("skipped", "skipped")
+    assert "lora_rag r1 is still a canary" in run.reason
+    assert improve_plan(request(student)).verdict == "skipped"
+    site.ADAPTRAG_GATE_MARGIN = 0.05
+    run = improve_start(request(student, force=True))
+    assert run.verdict == "needs_human" and "lora_rag r1 is still a canary" in run.reason, run.reason
+    canary.refresh_from_db()
+    assert (canary.state, run.candidate.state) == ("canary", "candidate")
 
 
 def test_too_few_corrections_need_a_person_and_say_what_to_collect(site, incumbent, student, quick):
@@ -249,6 +294,43 @@ def test_a_candidate_whose_model_is_down_gets_no_verdict_until_it_answers(site, 
     assert improve_resume(run).verdict == "rejected"
 
 
+def test_a_stage_retried_on_its_jobs_page_takes_its_run_up_again(site, incumbent, student, monkeypatch):
+    log(incumbent)
+
+    def broken(number, context):
+        raise RuntimeError("no room on the disk")
+
+    monkeypatch.setattr(stages, "training_execute", broken)
+    run = improve_start(request(student))
+    assert run.state == "failed"
+    seen = []
+
+    def watched(number, context):
+        seen.append(LoopRun.objects.get(pk=run.pk).state)
+        with pytest.raises(Conflict, match="under way"):
+            improve_start(request(student))
+        return trained_at_once(number, context)
+
+    monkeypatch.setattr(stages, "training_execute", watched)
+    job_retry(run.stages.get(name="train").job)
+    run.refresh_from_db()
+    assert (seen, run.state, run.verdict) == (["running"], "done", "rejected")
+
+
+def test_a_stage_is_not_retried_beside_another_run(site, incumbent, student, monkeypatch):
+    log(incumbent)
+
+    def broken(number, context):
+        raise RuntimeError("no room on the disk")
+
+    monkeypatch.setattr(stages, "training_execute", broken)
+    run = improve_start(request(student))
+    other = LoopRun.objects.create(state="running")
+    job = job_retry(run.stages.get(name="train").job)
+    run.refresh_from_db()
+    assert (job.state, run.state) == ("failed", "failed") and f"Improvement {other.pk} is under way" in job.error
+
+
 def test_a_cancelled_run_stops_and_can_be_resumed(site, incumbent, student, quick):
     log(incumbent)
     site.ADAPTRAG_JOBS_EAGER = False  # its job stays on the queue
@@ -263,11 +345,34 @@ class Killed(BaseException):
 
 
 def test_killed_at_every_stage_and_resumed_gives_the_same_verdict(site, student, monkeypatch):
-    """Once as each stage begins, once when all its work is done and its end is not yet written."""
+    """Once as each stage begins, once in the middle of the work of another app that it does, once when all is done and its end
+    is not yet written."""
     site.ADAPTRAG_GATE_MARGIN = 0.05
+    site.ADAPTRAG_TEACHER_MODEL = "teacher"
     log(incumbent_registered(price_prompt_per_million=1000), 40)
-    kills = [(name, moment) for name in ("prepare", "train", "evaluate", "gate", "register") for moment in ("before", "after")]
-    killed = []
+    kills, killed = [], []
+    for name in NAMES:
+        within = [name] if name in ("distil", "train", "quantize", "evaluate") else []
+        kills += [(name, "before"), *((one, "within") for one in within), (name, "after")]
+
+    def mortal_work(name, function):
+        def execute(*given):
+            result = function(*given)
+            if (name, "within") not in killed:
+                killed.append((name, "within"))
+                raise Killed
+            return result
+
+        return execute
+
+    works = {
+        "distil": ("distillation_execute", lambda number, context: {"accepted": 0, "asked": 0, "cost_usd": 0.0}),
+        "train": ("training_execute", stages.training_execute),
+        "quantize": ("quantization_execute", built_at_once),
+        "evaluate": ("evalrun_execute", stages.evalrun_execute),
+    }
+    for name, (service, function) in works.items():
+        monkeypatch.setattr(stages, service, mortal_work(name, function))
 
     def mortal(stage):
         def execute(work):
@@ -284,7 +389,7 @@ def test_killed_at_every_stage_and_resumed_gives_the_same_verdict(site, student,
     for name in stages.STAGES:
         monkeypatch.setitem(stages.STAGES, name, mortal(stages.STAGES[name]))
     site.ADAPTRAG_JOBS_EAGER = False
-    run = improve_start(request(student))
+    run = improve_start(request(student, quantize="int8"))
     while run.state != "done":
         job = stage_current(run).job
         try:
@@ -297,5 +402,7 @@ def test_killed_at_every_stage_and_resumed_gives_the_same_verdict(site, student,
         run = improve_get(run.pk)
     assert killed == kills
     assert run.verdict == "promoted", improve_summary(run)
-    assert TrainingRun.objects.count() == EvalRun.objects.count() == PromotionDecision.objects.count() == 1
-    assert run.stages.filter(state="done").count() == 5
+    made = (TrainingRun, QuantizationReport, EvalRun, PromotionDecision, DistillationRun)
+    assert [model.objects.count() for model in made] == [1] * len(made)
+    assert AgentVariant.objects.filter(name__in=["lora_rag", "quantized_rag"]).count() == 2
+    assert run.stages.filter(state="done").count() == len(NAMES)

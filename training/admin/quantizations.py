@@ -20,11 +20,12 @@ from adaptrag.common import confirmation
 from adaptrag.common.admin import ReadOnlyAdmin
 from adaptrag.common.confirmation import Question
 from adaptrag.common.errors import AdaptRAGError
+from adaptrag.common.models import Job
 from agents.models import ModelArtifact
 from training.admin.rows import LIVE, STATE_LABELS, link
 from training.models import QuantizationChoice, QuantizationReport
 from training.quantization import MODES
-from training.selectors import builds, pareto, quality_of
+from training.selectors import builds, pareto, quality_of, quality_words
 from training.services import (
     QuantizationRequest,
     quantization_cancel,
@@ -127,7 +128,11 @@ class QuantizationReportAdmin(ReadOnlyAdmin):
 
     @display(description="State", label=STATE_LABELS)
     def state(self, report: QuantizationReport) -> str:
-        return report.job.state if report.job else "succeeded" if report.artifact_id else "cleaned up"
+        if report.job is None:
+            return "succeeded" if report.artifact_id else "cleaned up"
+        if report.job.state == Job.State.SUCCEEDED and report.artifact_id is None:
+            return "failed"  # in an improvement, which went on without a build
+        return report.job.state
 
     @display(description="Memory, MB")
     def memory(self, report: QuantizationReport) -> str:
@@ -276,23 +281,6 @@ def _at(figures: dict[str, Any], key: str) -> float | None:
     name, _, part = key.partition(".")
     value = figures.get(name)
     return value.get(part) if part and value else value
-
-
-def quality_words(report: QuantizationReport) -> list[str]:
-    """What an evaluation found, else how like the unquantized model's the answers are; empty before either."""
-    words = []
-    for key, name in (("token_f1", "token F1"), ("judge_score", "judge score")):
-        if (found := report.quality.get(key)) is not None:
-            low, high = found["interval"]
-            words.append(
-                f"{name} {found['value']:.3f}, {found['difference']:+.3f} ({low:+.3f} to {high:+.3f}) against the unquantized "
-                f"model, n {found['n']}"
-            )
-    if not words and report.fidelity:
-        words.append(
-            f"answers {report.fidelity['answers_overlap']:.2f} alike, perplexity {report.fidelity['perplexity_rise']:+.1%}"
-        )
-    return words
 
 
 def chart(reports: Sequence[QuantizationReport], choice: QuantizationChoice | None) -> dict[str, Any]:

@@ -7,12 +7,16 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
+from adaptrag.builds import quantization_quality_from
 from adaptrag.common import jobs
 from adaptrag.common.commands import ContractCommand
+from adaptrag.common.errors import InvalidInput
 from adaptrag.common.models import Job
+from evals.services import evalrun_get
 from training.errors import QuantizationFailed
 from training.models import QuantizationReport
 from training.quantization import MODES, PRECISIONS
+from training.selectors import quality_words
 from training.services import QuantizationRequest, quantization_get, quantization_resume, quantization_start
 from training.services.quantizations import AGENT
 
@@ -28,9 +32,16 @@ class Command(ContractCommand):
         parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="of the merge (%(default)s)")
         parser.add_argument("--agent", default=AGENT, help="whose candidate the build becomes; '' for none (%(default)s)")
         parser.add_argument("--resume", type=int, metavar="REPORT", help="go on with one that was stopped or killed")
+        parser.add_argument("--report", type=int, help="with --eval-run: a quantization that is done")
+        parser.add_argument(
+            "--eval-run", type=int, metavar="RUN",
+            help="note in --report what this eval run found of its build against the unquantized model",
+        )  # fmt: skip
         parser.add_argument("--queue", action="store_true", help="only put it on the queue; a worker does it")
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
+        if options["report"] is not None or options["eval_run"] is not None:
+            return self._evaluated(options["report"], options["eval_run"])
         report = self._resumed(options["resume"]) if options["resume"] is not None else self._started(options)
         if options["queue"]:
             return {"report": report.pk, "job": report.job_id}
@@ -57,6 +68,11 @@ class Command(ContractCommand):
             )
         )
 
+    def _evaluated(self, report: int | None, run: int | None) -> dict[str, Any]:
+        if report is None or run is None:
+            raise InvalidInput("Name both: --report, whose build was evaluated, and --eval-run, which did it.")
+        return {"report": report, "quality": quantization_quality_from(quantization_get(report), evalrun_get(run)).quality}
+
     def _resumed(self, number: int) -> QuantizationReport:
         report = quantization_get(number)
         quantization_resume(report)
@@ -75,6 +91,10 @@ class Command(ContractCommand):
     def show(self, result: dict[str, Any]) -> None:
         if "job" in result:
             self.stdout.write(f"Quantization {result['report']} is on the queue as job {result['job']}.")
+            return
+        if "quality" in result:
+            for line in quality_words(quantization_get(result["report"])):
+                self.stdout.write(line)
             return
         build, before, near = result["figures"], result["unquantized"], result["fidelity"]
         self.stdout.write(
