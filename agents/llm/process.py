@@ -61,8 +61,9 @@ def find() -> ModelProcess | None:
 
 
 @contextlib.contextmanager
-def claim() -> Iterator[str]:
-    """Be the model process; yields its password. The state file goes when the block ends. Raises AlreadyRuns."""
+def claim(token: str = "") -> Iterator[str]:
+    """Be the model process; yields its password, drawn where none is given. The state file goes when the block ends. Raises
+    AlreadyRuns."""
     folder = _state_file().parent
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "model-server.lock").open("a") as lock:
@@ -75,7 +76,7 @@ def claim() -> Iterator[str]:
                 f"A model process ({who}) serves {settings.DATA_DIR} already. One is enough; stop it first."
             ) from error
         try:
-            yield secrets.token_urlsafe(32)
+            yield token or secrets.token_urlsafe(32)
         finally:
             _state_file().unlink(missing_ok=True)
 

@@ -219,6 +219,20 @@ def test_a_second_model_process_is_refused(served, models):
     assert served.state["pid"] == served.process.pid, "the first one's file is still there"
 
 
+def test_other_programs_bring_a_key_that_stays_and_all_addresses_are_published_as_one(tmp_path, models, monkeypatch):
+    monkeypatch.setenv("LOCAL_MODEL_API_KEY", "a-key-of-ours")
+    everywhere = ("--host", "0.0.0.0")  # noqa: S104 what it publishes then is tested
+    with serve_model(Site(tmp_path), str(models["one"]), *everywhere, "--api-key-env", "LOCAL_MODEL_API_KEY") as served:
+        assert served.state["address"].startswith("http://127.0.0.1:")
+        assert served.state["token"] == "a-key-of-ours"
+        assert str(models["one"]) in [model.id for model in served.client().models.list()]
+
+
+def test_a_key_that_is_not_set_is_told(tmp_path, models):
+    done = Site(tmp_path).manage("serve_model", "--model", str(models["one"]), "--api-key-env", "ABSENT_API_KEY")
+    assert done.returncode == 1 and "ABSENT_API_KEY is not set" in done.stderr
+
+
 def test_a_taken_port_is_told(tmp_path, models):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

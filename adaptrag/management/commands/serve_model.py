@@ -27,21 +27,28 @@ class Command(BaseCommand):
         )
         parser.add_argument("--port", type=int, default=0, help="port to listen on (a free one; the others find it)")
         parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+        parser.add_argument(
+            "--address", default="", help="http://name:port under which others of this data folder reach it, if not by --host"
+        )
+        parser.add_argument(
+            "--api-key-env", default="", metavar="NAME",
+            help="environment variable with the key that other programs send; without it one is drawn at each start",
+        )  # fmt: skip
 
     def handle(self, *args: Any, **options: Any) -> None:
         signal.signal(signal.SIGTERM, _leave)
         try:
-            self._serve(options["model"], options["host"], options["port"])
+            self._serve(options)
         except AdaptRAGError as error:
             self.stderr.write(error.message)
             sys.exit(FAILED)
         except KeyboardInterrupt:
             self.stderr.write("Stopped.")
 
-    def _serve(self, model: str, host: str, port: int) -> None:
-        with claim() as token, _listening(host, port) as listener:
-            host, port = listener.getsockname()[:2]
-            address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    def _serve(self, options: dict[str, Any]) -> None:
+        model, key = options["model"], _key(options["api_key_env"])
+        with claim(key) as token, _listening(options["host"], options["port"]) as listener:
+            address = options["address"] or _address(*listener.getsockname()[:2])
             process = ModelProcess(address=address, pid=os.getpid(), host=socket.gethostname(), token=token)
             publish(process)
             self.stderr.write(f"Loading {model} …")
@@ -64,6 +71,18 @@ class Command(BaseCommand):
                 uvicorn.Server(config).run(sockets=[listener])
             finally:
                 engines.close()
+
+
+def _address(host: str, port: int) -> str:
+    """Where this machine's processes reach a listener: one that listens on all addresses is on the loopback one too."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 compared with, not bound to
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _key(variable: str) -> str:
+    if variable and not os.environ.get(variable):
+        raise CommandError(f"The environment variable {variable} is not set, so there is no key that others could send.")
+    return os.environ[variable] if variable else ""
 
 
 def _listening(host: str, port: int) -> socket.socket:
