@@ -50,7 +50,7 @@ class Served:
 def serve_model(site: Site, model: str, *words: str):
     """The real command, until it says that it is ready."""
     command = [sys.executable, str(ROOT / "manage.py"), "serve_model", "--model", model, *words]
-    environment = site.environment | {"ADAPTRAG_LOCAL_THREADS": "1"}
+    environment = site.environment | {"ADAPTRAG_LOCAL_THREADS": "1", "ADAPTRAG_LOCAL_MODELS": "2"}
     process = subprocess.Popen(
         command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
