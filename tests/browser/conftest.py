@@ -40,6 +40,7 @@ def base_url(tmp_path_factory):
         "ADAPTRAG_DATA_DIR": str(folder),
         "ADAPTRAG_MODELS_DIR": str(settings.ADAPTRAG_MODELS_DIR),
         "DJANGO_SETTINGS_MODULE": "adaptrag.settings",
+        "ADAPTRAG_JOBS_EAGER": "1",  # no queue beside the server
     }
     made = subprocess.run(
         [sys.executable, "-c", "from tests.browser.site import prepare; prepare()"],

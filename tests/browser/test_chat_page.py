@@ -184,6 +184,14 @@ def test_how_long_it_takes_is_said_for_each_agent(page, sign_in):
     expect(page.locator("#expect")).to_have_text(re.compile(r"calm takes about [\d.]+ s here\."))
 
 
+def test_long_answers_leave_room_for_follow_up_questions(page, sign_in):
+    """Five of them are more than a request may carry; the oldest stay behind."""
+    sign_in(page)
+    for number in range(5):
+        turn = ask(page, f"Who is the lighthouse keeper? {number}", agent="wordy")
+        assert len(turn.get_attribute("data-answer")) > 30_000
+
+
 def test_texts_of_documents_models_and_people_never_run(page, sign_in):
     sign_in(page, "olga")
     page.get_by_label("Collection").select_option("pirates")
