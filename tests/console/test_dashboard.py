@@ -10,7 +10,7 @@ from adaptrag.api.services import key_create
 from adaptrag.common.models import Job
 from adaptrag.console.dashboard import PERIODS
 from agents.models import AgentVariant
-from agents.services import agent_set_enabled
+from agents.services import agent_set_state
 from rewards.leaderboard import ENOUGH, leaderboard
 from rewards.models import BanditArm, Interaction, PriorReward, RoutingPolicy
 from rewards.selectors import active_policy
@@ -54,10 +54,10 @@ def test_home_says_what_can_not_be_met(operator_client, history, agents):
     assert "refused" not in home(operator_client).content.decode()
     category_pin(category="vague", agent_name="calm")
     agent_limit_set(agent_name="brisk", max_share=0.3)
-    agent_set_enabled(agents[1], False)
+    agent_set_state(agents[1], "retired", decided=True)  # as a guard does, whom limits don't stop
     text = home(operator_client).content.decode()
     assert "Questions of the category &#x27;vague&#x27; are refused: their agent, &#x27;calm&#x27;" in text
-    assert "No question can be routed" in text
+    assert "The limits on traffic are not kept" in text
 
 
 def test_nothing_is_left_to_do_on_a_site_in_use(operator_client, superuser, history):
