@@ -295,7 +295,9 @@ LORA_ADAPTERS_PATH = env.str("LORA_ADAPTERS_PATH", default="")  # adapter folder
 # Training ---------------------------------------------------------------------------------------------------------
 ADAPTRAG_SFT_MAX_TOKENS = _number("ADAPTRAG_SFT_MAX_TOKENS", 1024)  # of an example, prompt and answer
 ADAPTRAG_SFT_SCRUB = _flag("ADAPTRAG_SFT_SCRUB", True)  # replace secrets and e-mail addresses in datasets
-ADAPTRAG_TEACHER_MODEL = env.str("ADAPTRAG_TEACHER_MODEL", default="")  # of the OpenAI-compatible server; none: no teacher
+ADAPTRAG_TEACHER_MODEL = env.str("ADAPTRAG_TEACHER_MODEL", default="")  # none: no teacher
+ADAPTRAG_TEACHER_BACKEND = env.str("ADAPTRAG_TEACHER_BACKEND", default="openai_compatible")  # or local
+ADAPTRAG_TEACHER_OPTIONS = _json("ADAPTRAG_TEACHER_OPTIONS")  # as an agent's chat options: base_url, api_key_env, prices, ...
 ADAPTRAG_TEACHER_BUDGET_USD = _number("ADAPTRAG_TEACHER_BUDGET_USD", 5.0, env.float)
 ADAPTRAG_TRAINING_THREADS = _number("ADAPTRAG_TRAINING_THREADS", 0)  # 0: measured at start
 # How far a reloaded build may be from the unquantized model before the quantization fails.

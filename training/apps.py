@@ -6,6 +6,6 @@ class TrainingConfig(AppConfig):
     verbose_name = "Training"
 
     def ready(self) -> None:
-        from training import tasks
+        from training import checks, tasks  # noqa: F401 importing registers the checks
 
         tasks.register_handlers()

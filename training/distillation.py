@@ -7,13 +7,14 @@ own second answer teach nothing good.
 from __future__ import annotations
 
 import re
+import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from dataclasses import dataclass, field, replace
 
 from adaptrag.common.errors import AdaptRAGError
-from agents.llm.base import ChatModel, Completion, Message, Usage
+from agents.llm.base import ChatModel, Message, Usage
 from training.sft import Chat
 
 PROMPT_REVISION = "1"
@@ -37,24 +38,33 @@ _FILLERS = frozenset(re.findall(r"\w+", "a an the of in on at to is are was were
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """A question for the teacher. prompt: its chat without an answer; gold: a correction, where there is one."""
+    """A question for the teacher. prompt: its chat without an answer; gold: a correction, where there is one; said: samples
+    that were paid for before, in an attempt that came to no end."""
 
     key: str
     prompt: Chat
     gold: str = ""
+    said: tuple[str, ...] = ()
+    model: str = ""  # that said them, as the server named it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Taught:
-    """What came of an item. reason: why it is not accepted; failed: the call did not succeed, so it can be asked again."""
+    """What came of an item. reason: why it is not accepted; failed: samples are missing, and can be asked for again.
+
+    samples: all there are, the first being the answer. usage: of the calls of this attempt.
+    """
 
     key: str
-    text: str = ""
     reason: str = ""
     failed: bool = False
     model: str = ""
     samples: tuple[str, ...] = ()
     usage: Usage = field(default_factory=Usage)
+
+    @property
+    def text(self) -> str:
+        return self.samples[0] if self.samples else ""
 
     @property
     def accepted(self) -> bool:
@@ -74,14 +84,19 @@ def distil(
     concurrency: int = 4,
     max_tokens: int = 96,
     reserve: Callable[[Item], bool],
-) -> Iterator[Taught]:
-    """Ask about every item, several at once, and yield what comes as it comes.
+    keep: Callable[[Taught], None],
+    tick: Callable[[], None],
+) -> None:
+    """Ask about every item, several at once.
 
-    reserve is called, here and in order, before an item is asked: where it says no, that and all later items are left.
+    reserve is called, in order, before an item is asked: where it says no, that and all later items are left. keep takes what
+    comes, as it comes. tick is called every second and may raise to end it: calls under way are paid for, so they are awaited
+    and kept before that is raised again. All three are called in this thread.
     """
     waiting, again = list(items)[::-1], []
     attempts: Counter[str] = Counter()
     running: dict[Future[Taught], Item] = {}
+    stopping = threading.Event()
     with ThreadPoolExecutor(max_workers=concurrency, thread_name_prefix="teacher") as pool:
         try:
             while waiting or running or again:
@@ -92,36 +107,44 @@ def distil(
                         waiting, again = [], []
                         break
                     item = waiting.pop()
-                    running[pool.submit(_asked, item, teacher, samples, max_tokens)] = item
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                    running[pool.submit(_asked, item, teacher, samples, max_tokens, stopping)] = item
+                done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
                 for future in done:
-                    item = running.pop(future)
                     taught = future.result()
+                    keep(taught)
+                    item = running.pop(future)
                     attempts[item.key] += 1
                     if taught.failed and attempts[item.key] < ROUNDS:
-                        again.append(item)
-                    yield taught
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+                        again.append(replace(item, said=taught.samples, model=taught.model))
+                tick()
+        except BaseException:
+            stopping.set()
+            for future in as_completed(running):
+                if future.exception() is None:
+                    keep(future.result())
+            raise
 
 
-def _asked(item: Item, teacher: ChatModel, samples: int, max_tokens: int) -> Taught:
+def _asked(item: Item, teacher: ChatModel, samples: int, max_tokens: int, stopping: threading.Event) -> Taught:
     messages = teacher_chat(item.prompt)
-    said: list[Completion] = []
-    try:
-        for number in range(samples):
-            said.append(teacher.complete(messages, max_tokens=max_tokens, temperature=0.7 if number else 0.0))
-    except AdaptRAGError as error:
-        return Taught(key=item.key, reason=error.message[:300], failed=True, usage=sum((one.usage for one in said), Usage()))
-    texts = tuple(one.text.strip() for one in said)
-    return Taught(
-        key=item.key,
-        text=texts[0],
-        reason=refused(texts, item),
-        model=said[0].model,
-        samples=texts[1:],
-        usage=sum((one.usage for one in said), Usage()),
-    )
+    texts, model, usage, failure = item.said, item.model, Usage(), ""
+    while len(texts) < samples and not failure:
+        if stopping.is_set():
+            failure = "It was stopped between two samples."
+            break
+        try:
+            one = teacher.complete(messages, max_tokens=max_tokens, temperature=0.7 if texts else 0.0)
+        except AdaptRAGError as error:
+            failure = error.message
+        else:
+            texts, model, usage = (*texts, one.text.strip()), model or one.model, usage + one.usage
+    return judged(item, texts, model=model, usage=usage, failure=failure)
+
+
+def judged(item: Item, texts: tuple[str, ...], *, model: str, usage: Usage, failure: str = "") -> Taught:
+    """What all samples of an item come to; failure: why some are missing."""
+    reason = failure[:300] or refused(texts, item)
+    return Taught(key=item.key, reason=reason, failed=bool(failure), model=model, samples=texts, usage=usage)
 
 
 def refused(texts: Sequence[str], item: Item) -> str:

@@ -1,7 +1,7 @@
-"""The same training over several processes: torch's launcher starts them, and they meet over gloo or nccl. Knows no ORM.
+"""The same training over several processes, which meet over gloo or nccl. Knows no ORM.
 
-One process a GPU or a share of the cores; each runs `python -m training.launch SPEC`, and the first tells what happens, a JSON
-object a line. Several machines: see docs/fine-tuning.md.
+torch's launcher starts those of one machine, `accelerate launch` those of several (docs/fine-tuning.md, "Training over several
+machines"). Each runs `python -m training.launch SPEC`, and the first tells what happens, a JSON object a line.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from training.lora import OnPoint, Outcome, Point, Recipe, train_lora
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "@adaptrag "
+SPEC = "spec.json"  # in the run's folder: what every process of the run reads
 
 
 def launch(processes: int, options: Sequence[str] = ()) -> Callable[..., Outcome]:
-    """A function with the arguments of train_lora that runs it over `processes`. options: for torch's launcher."""
+    """A function with the arguments of train_lora that runs it over `processes`, or as `accelerate launch` is told to by
+    options."""
 
     def run(
         model: Path,
@@ -37,13 +39,16 @@ def launch(processes: int, options: Sequence[str] = ()) -> Callable[..., Outcome
         on_checkpoint: Callable[[int], None] = lambda step: None,
     ) -> Outcome:
         out.mkdir(parents=True, exist_ok=True)
-        spec = out / "spec.json"
+        spec = out / SPEC
         values = {"model": str(model), "out": str(out), "recipe": asdict(recipe), "train": train, "validation": validation}
         spec.write_text(json.dumps(values))
-        where = options or ("--standalone", f"--nproc-per-node={processes}")
-        command = [sys.executable, "-m", "torch.distributed.run", *where, "-m", "training.launch", str(spec)]
-        threads = str(max(1, (os.cpu_count() or 1) // processes))
-        environment = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": str(ROOT)}
+        where = ("torch.distributed.run", "--standalone", f"--nproc-per-node={processes}")
+        if options:
+            where = ("accelerate.commands.launch", *options)
+        command = [sys.executable, "-m", *where, "-m", "training.launch", str(spec)]
+        # accelerate shares out the cores by itself.
+        threads = {} if options else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
+        environment = {**threads, **os.environ, "PYTHONPATH": str(ROOT)}
         tail: deque[str] = deque(maxlen=30)
         outcome: Outcome | None = None
         with subprocess.Popen(

@@ -120,10 +120,15 @@ def train_lora(
         # torch has no class of its own for memory that runs out on the CPU.
         if isinstance(error, MemoryError) or any(words in str(error) for words in ("out of memory", "can't allocate memory")):
             raise TrainingFailed(
-                f"Memory ran out with {recipe.micro} examples of up to {max(map(len, kept))} tokens at once. Lower --micro "
-                "(the result stays the same), leave out long examples, or on a GPU add --qlora; then --resume."
+                f"Memory ran out with {recipe.micro} examples of up to {max(map(len, kept))} tokens at once. {_smaller(recipe)}"
             ) from error
         raise
+
+
+def _smaller(recipe: Recipe) -> str:
+    if recipe.micro > 1:
+        return f"Resume with --micro {recipe.micro // 2} (the result stays the same), or on a GPU with --qlora."
+    return "Resume with --qlora on a GPU, or start another with shorter examples (prepare_sft_data --max-tokens)."
 
 
 def _run(
@@ -144,7 +149,7 @@ def _run(
     logging.disable_progress_bar()
     began = time.monotonic()
     set_seed(recipe.seed)
-    precision = _precision(recipe.precision)
+    precision = precision_for(recipe.precision)
     network = _network(model, recipe, precision)
     if not torch.cuda.is_available():
         torch.set_num_threads(recipe.threads or _fastest_threads(network, train))
@@ -167,7 +172,7 @@ def _run(
         train_loss=sum(losses[-5:]) / len(losses[-5:]) if losses else float("nan"),
         validation_loss=min(validations, default=None),
         tokens=watch.tokens,
-        tokens_per_second=watch.tokens / watch.seconds if watch.seconds else 0.0,
+        tokens_per_second=watch.tokens / watch.seconds,
         peak_memory_bytes=_peak_memory(),
         seconds=time.monotonic() - began,
         precision=precision,
@@ -186,7 +191,7 @@ def newest_checkpoint(out: Path) -> str | None:
     return str(max(found, key=lambda path: int(path.name.rpartition("-")[2]))) if found else None
 
 
-def _precision(wanted: str) -> str:
+def precision_for(wanted: str) -> str:
     """bf16 where the processor multiplies it: without the instructions it is emulated, at a quarter of the speed of fp32."""
     import torch
 
@@ -274,6 +279,7 @@ def _trainer(network: Any, train: list[Encoded], validation: list[Encoded], fold
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
+        restore_callback_states_from_checkpoint=True,  # how long validation has not improved
         ddp_backend=None if torch.cuda.is_available() or processes == 1 else "gloo",
     )
 
@@ -299,10 +305,8 @@ def _trainer(network: Any, train: list[Encoded], validation: list[Encoded], fold
             return self.optimizer
 
         def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
-            begun = time.perf_counter()
-            loss = super().training_step(model, inputs, num_items_in_batch)
-            watch.computed(int(inputs["attention_mask"].sum()) * processes, time.perf_counter() - begun)
-            return loss
+            watch.tokens += int(inputs["attention_mask"].sum()) * processes
+            return super().training_step(model, inputs, num_items_in_batch)
 
     callbacks: list[Any] = [watch.callback()]
     if validation and recipe.patience:
@@ -345,32 +349,34 @@ class _Listed:
 
 
 class _Watch:
-    """Counts tokens and time, and tells of every step."""
+    """Counts tokens and time, and tells of every step. seconds: of the whole loop, validation and checkpoints included."""
 
     def __init__(self, recipe: Recipe, on_point: OnPoint, on_checkpoint: Callable[[int], None]) -> None:
         self._recipe, self._on_point, self._on_checkpoint = recipe, on_point, on_checkpoint
         self.points: list[Point] = []
-        self.tokens, self.seconds = 0, 0.0
+        self.tokens = 0
+        self._began = self._ended = 0.0
         self._started_at = 0
 
-    def computed(self, tokens: int, seconds: float) -> None:
-        self.tokens += tokens
-        self.seconds += seconds
+    @property
+    def seconds(self) -> float:
+        return (self._ended or time.perf_counter()) - self._began
 
     def tell(self, step: int, *, train_loss: float | None = None, validation_loss: float | None = None) -> None:
         loss = train_loss if train_loss is not None else validation_loss
         if loss is None or not math.isfinite(loss):
             raise TrainingFailed(
-                f"The loss is no number any more at step {step} (learning rate {self._recipe.learning_rate:g}). Take a lower "
-                "--learning-rate; --resume goes on from the last good checkpoint."
+                f"The loss is no number any more at step {step} (learning rate {self._recipe.learning_rate:g}). Start another "
+                "training with a lower --learning-rate: resumed, this one would go the same way."
             )
         done = step - self._started_at
-        left = (self._recipe.steps - step) * self.seconds / done if done else 0.0
+        seconds = self.seconds
+        left = (self._recipe.steps - step) * seconds / done if done else 0.0
         point = Point(
             step=step,
             train_loss=train_loss,
             validation_loss=validation_loss,
-            tokens_per_second=self.tokens / self.seconds if self.seconds else 0.0,
+            tokens_per_second=self.tokens / seconds,
             seconds_left=left,
         )
         self.points.append(point)
@@ -383,7 +389,10 @@ class _Watch:
 
         class Callback(TrainerCallback):
             def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                watch._started_at = state.global_step
+                watch._started_at, watch._began = state.global_step, time.perf_counter()
+
+            def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                watch._ended = time.perf_counter()
 
             def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
                 if "loss" in (logs or {}) and state.is_world_process_zero:

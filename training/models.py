@@ -28,7 +28,7 @@ class SFTDataset(models.Model):
     sha256 = models.CharField(max_length=64, help_text="Of its examples, with their splits.")
     filters = models.JSONField(default=dict, help_text="What was asked for.")
     counts = models.JSONField(default=dict, help_text="Kept by split and origin, left out by reason, cut.")
-    path = models.CharField(max_length=500, help_text="Its training file, relative to the data folder.")
+    path = models.CharField(max_length=500, help_text="Its own training file, relative to the data folder.")
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -124,16 +124,20 @@ class DistillationRun(models.Model):
 
 
 class TeacherAnswer(models.Model):
-    """One answer of a teacher, kept or refused; its row is written before the next call, so nothing is paid twice."""
+    """One answer of a teacher, kept or refused; its row is written before the next call, so nothing is paid twice.
+
+    partial: a later sample is missing, which whoever asks this teacher next asks for.
+    """
 
     run = models.ForeignKey(DistillationRun, on_delete=models.CASCADE, related_name="answers")
     interaction = models.ForeignKey(Interaction, on_delete=models.CASCADE, related_name="teacher_answers")
     text = models.TextField(blank=True)
     accepted = models.BooleanField(default=False)
+    partial = models.BooleanField(default=False, help_text="Samples are missing that were asked for.")
     reason = models.CharField(max_length=300, blank=True, help_text="Why it was not accepted.")
     model = models.CharField(max_length=300, blank=True, help_text="As the server named it.")
     prompt_revision = models.CharField(max_length=16)
-    samples = models.JSONField(default=list, help_text="All that the teacher said, when it was asked more than once.")
+    samples = models.JSONField(default=list, help_text="What the teacher said when it was asked again.")
     prompt_tokens = models.PositiveIntegerField(default=0)
     completion_tokens = models.PositiveIntegerField(default=0)
     cost_usd = models.FloatField(default=0)
@@ -155,6 +159,7 @@ class TrainingRun(models.Model):
     base_model = models.CharField(max_length=300, help_text="Name, folder or hub name of the student.")
     recipe = models.JSONField(default=dict)
     processes = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1)])
+    launcher = models.CharField(max_length=1000, blank=True, help_text="Options of `accelerate launch`, over machines.")
     agent = models.CharField(max_length=64, blank=True, help_text="Agent whose candidate the result becomes; empty: none.")
     path = models.CharField(max_length=500, blank=True, help_text="Folder of its checkpoints, relative to the data folder.")
     curve = models.JSONField(default=list, help_text="{step, train_loss | validation_loss, tokens_per_second, seconds_left}.")

@@ -113,7 +113,7 @@ def select(
                 found[index] = _left(candidates[index], _why(candidates[index], filters))
             continue
         split = "validation" if group in held_out else "train"
-        best = max(offers, key=lambda offer: _rank(offer, offers))
+        best = max(offers, key=lambda offer: _rank(offer, offers, candidates[offer[0]]))
         for index in indices:
             if index != best[0]:
                 found[index] = _left(candidates[index], f"The same question has a better target: {candidates[best[0]].key}.")
@@ -133,11 +133,14 @@ def _offers(one: Candidate, filters: Filters) -> list[tuple[str, str]]:
     # A question without passages would teach to answer from memory.
 
 
-def _rank(offer: tuple[int, str, str], offers: Sequence[tuple[int, str, str]]) -> tuple[float, ...]:
-    """Corrections before answers before a teacher's; then how many say the same; the newest last, which wins a tie."""
+def _rank(offer: tuple[int, str, str], offers: Sequence[tuple[int, str, str]], of: Candidate) -> tuple[float, ...]:
+    """Corrections before answers before a teacher's; among answers the best-rated; then how many say the same; then the newest.
+
+    A rating is of the answer: corrections and teachers' answers have none.
+    """
     index, origin, text = offer
     same = sum(normalised(other[2]) == normalised(text) for other in offers)
-    return (-ORIGINS.index(origin), same, index)
+    return (-ORIGINS.index(origin), of.reward or 0.0 if origin == "best" else 0.0, same, index)
 
 
 def _example(

@@ -52,7 +52,9 @@ class _Operators:
 class DatasetStartSerializer(Strict):
     min_reward = Number(required=False, min_value=0, max_value=1, help_text="Least mean rating of an answer to learn from.")
     source = Choice(required=False, choices=list(SOURCES), help_text="Where targets may come from.")
+    student = Text(required=False, max_length=300, help_text="Whose tokenizer counts: smollm2, a folder, or a hub name.")
     max_tokens = Whole(required=False, allow_null=True, min_value=16, max_value=1_000_000)
+    scrub = serializers.BooleanField(required=False, allow_null=True, help_text="ADAPTRAG_SFT_SCRUB if absent.")
 
 
 class DatasetSerializer(serializers.ModelSerializer):
@@ -79,10 +81,17 @@ class TrainingStartSerializer(Strict):
     r = Whole(required=False, min_value=1, max_value=1024, help_text="Rank of the adapter.")
     learning_rate = Number(required=False, min_value=1e-8, max_value=1)
     batch = Whole(required=False, min_value=1, max_value=4096, help_text="Examples a step.")
+    micro = Whole(required=False, min_value=1, max_value=4096, help_text="Examples computed at once.")
+    qlora = serializers.BooleanField(required=False, help_text="Base model in 4 bits; takes a CUDA GPU.")
     seed = Whole(required=False, min_value=0, max_value=2**31 - 1)
     precision = Choice(required=False, choices=list(PRECISIONS))
     processes = Whole(required=False, min_value=1, max_value=1024)
     agent = Text(required=False, allow_blank=True, max_length=64, help_text="Whose candidate the result becomes.")
+
+
+class TrainingResumeSerializer(Strict):
+    micro = Whole(required=False, min_value=1, max_value=4096, help_text="Fewer examples at once, where memory ran out.")
+    qlora = serializers.BooleanField(required=False, help_text="Base model in 4 bits; takes a CUDA GPU.")
 
 
 class _JobSerializer(serializers.ModelSerializer):
@@ -114,11 +123,14 @@ class TrainingDetailSerializer(TrainingSerializer):
 class DistillationStartSerializer(Strict):
     dataset = Whole(required=False, allow_null=True, min_value=1, max_value=2**63 - 1, help_text="The whole log if absent.")
     limit = Whole(required=False, allow_null=True, min_value=1, max_value=10_000_000)
-    backend = Choice(required=False, choices=["openai_compatible", "local"])
+    backend = Choice(required=False, choices=["openai_compatible", "local"], help_text="ADAPTRAG_TEACHER_BACKEND if absent.")
     model = Text(required=False, allow_blank=True, max_length=300, help_text="ADAPTRAG_TEACHER_MODEL if absent.")
-    options = serializers.DictField(required=False, help_text="As on an agent's row: base_url, api_key_env, prices.")
+    options = serializers.DictField(
+        required=False, help_text="Over ADAPTRAG_TEACHER_OPTIONS: base_url, api_key_env, and the prices in US dollars."
+    )
     samples = Whole(required=False, min_value=1, max_value=5)
     concurrency = Whole(required=False, min_value=1, max_value=64)
+    batch = serializers.BooleanField(required=False, help_text="By the provider's batch API, within a day.")
 
 
 class DistillationSerializer(_JobSerializer):
@@ -189,8 +201,9 @@ class TrainingsView(_Operators, generics.ListAPIView):
     def post(self, request: Request) -> Response:
         """Start a training on the queue. 202: watch it at /api/training/runs/{run}."""
         fields = validated(TrainingStartSerializer, request.data)
-        names = ("steps", "r", "learning_rate", "batch", "seed", "precision")
-        recipe = replace(Recipe(), **{name: fields.pop(name) for name in names if name in fields})
+        names = ("steps", "r", "learning_rate", "batch", "micro", "seed", "precision")
+        recipe = {name: fields.pop(name) for name in names if name in fields}
+        recipe = replace(Recipe(), **recipe, quantized=fields.pop("qlora", False))
         run = training_start(TrainingRequest(recipe=recipe, user=request.user, **fields))
         return Response(TrainingSerializer(run).data, status=202)
 
@@ -211,10 +224,11 @@ class TrainingCancelView(_Operators, APIView):
 
 
 class TrainingResumeView(_Operators, APIView):
-    @extend_schema(operation_id="training_run_resume", request=None, responses={202: TrainingSerializer})
+    @extend_schema(operation_id="training_run_resume", request=TrainingResumeSerializer, responses={202: TrainingSerializer})
     def post(self, request: Request, run: int) -> Response:
         """Go on from the last checkpoint of a training that was cancelled, failed or killed."""
-        training_resume(training_get(run), user=request.user)
+        fields = validated(TrainingResumeSerializer, request.data)
+        training_resume(training_get(run), micro=fields.get("micro"), quantized=fields.get("qlora"), user=request.user)
         return Response(TrainingSerializer(training_get(run)).data, status=202)
 
 

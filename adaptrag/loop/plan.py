@@ -21,7 +21,7 @@ from rewards.models import Interaction, Reward
 from rewards.services import canaries_of, thresholds
 from training.models import TeacherAnswer, TrainingRun
 from training.quantization import MODES
-from training.services import budget_get
+from training.services import budget_get, teacher_refused
 from training.services.quantizations import AGENT as QUANTIZED
 
 MIN_REWARD = 0.8
@@ -197,6 +197,8 @@ def teacher_absent() -> str:
     """Why no teacher is asked; empty where one is configured and can be paid."""
     if not settings.ADAPTRAG_TEACHER_MODEL:
         return "No teacher is configured (ADAPTRAG_TEACHER_MODEL)."
+    if refused := teacher_refused():
+        return refused
     budget = budget_get()
     return "" if budget.spent < budget.limit else f"The teacher's budget is spent: {budget}."
 

@@ -65,14 +65,7 @@ class OpenAICompatibleChatModel:
         """As ChatModel.complete. `schema`: the JSON schema of the reply, for servers that take one; whoever refuses it is asked
         without, and not bothered with one again."""
         deadline = time.monotonic() + self._options.get("timeout", TIMEOUT)
-        request: dict[str, Any] = {"model": self.name, "messages": [message.as_dict() for message in messages]}
-        limit = max_tokens if max_tokens is not None else self._options.get("max_tokens")
-        if limit is not None:
-            # OpenAI's newer models refuse the old name, other servers do not know the new one.
-            request["max_completion_tokens" if urlsplit(self._base_url).hostname == "api.openai.com" else "max_tokens"] = limit
-        warmth = temperature if temperature is not None else self._options.get("temperature")
-        if warmth is not None:
-            request["temperature"] = warmth
+        request = self._request(messages, max_tokens, temperature)
         if stop:
             request["stop"] = list(stop)
         if self._adapter and not self._adapter_loaded:
@@ -98,6 +91,17 @@ class OpenAICompatibleChatModel:
                 raise
             self._load_adapter(deadline)
             return self._whole(request, deadline) if on_text is None else self._streamed(request, deadline, on_text)
+
+    def _request(self, messages: Sequence[Message], max_tokens: int | None, temperature: float | None) -> dict[str, Any]:
+        request: dict[str, Any] = {"model": self.name, "messages": [message.as_dict() for message in messages]}
+        limit = max_tokens if max_tokens is not None else self._options.get("max_tokens")
+        if limit is not None:
+            # OpenAI's newer models refuse the old name, other servers do not know the new one.
+            request["max_completion_tokens" if urlsplit(self._base_url).hostname == "api.openai.com" else "max_tokens"] = limit
+        warmth = temperature if temperature is not None else self._options.get("temperature")
+        if warmth is not None:
+            request["temperature"] = warmth
+        return request
 
     def _load_adapter(self, deadline: float) -> None:
         """Raises ChatModelUnavailable where the server has no such call, or refuses the adapter."""
@@ -126,7 +130,9 @@ class OpenAICompatibleChatModel:
         self._adapter_loaded = True
 
     def _whole(self, request: dict[str, Any], deadline: float) -> Completion:
-        response = self._call(request, deadline)
+        return self._read(self._call(request, deadline))
+
+    def _read(self, response: Any) -> Completion:
         choice = response.choices[0] if getattr(response, "choices", None) else None
         text = getattr(getattr(choice, "message", None), "content", None)
         return self._completion(text, getattr(choice, "finish_reason", None), response)

@@ -28,7 +28,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def make(folder: Path, architecture: str = "llama", template: str | None = TEMPLATE, seed: int = 0) -> Path:
+def make(folder: Path, architecture: str = "llama", template: str | None = TEMPLATE, seed: int = 0, **sizes: int) -> Path:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, logging
@@ -44,7 +44,7 @@ def make(folder: Path, architecture: str = "llama", template: str | None = TEMPL
     torch.manual_seed(seed)
     config = AutoConfig.for_model(
         architecture,
-        **ARCHITECTURES[architecture],
+        **ARCHITECTURES[architecture] | sizes,
         vocab_size=len(alphabet),
         eos_token_id=0,
         bos_token_id=1,

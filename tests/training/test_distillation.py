@@ -1,19 +1,25 @@
 """The teacher against a real server on loopback that fails in 30 % of its calls."""
 
 import hashlib
+import json
+import threading
 
 import pytest
+from django.core.management import call_command
 from django.test import override_settings
 
-from adaptrag.common.errors import InvalidInput
+from adaptrag.common.errors import Conflict, InvalidInput
 from adaptrag.common.jobs import job_run
 from adaptrag.common.models import Job
+from agents.errors import ChatModelUnavailable
+from agents.llm.base import Completion, Usage
 from agents.selectors import live_variant
 from agents.services import agents_register_defaults
 from tests.agents.faulty_server import answer, failing, serving
 from tests.training.chats import logged
-from training.distillation import Item, agreement, grounded, refused
-from training.models import TeacherAnswer, TeacherBudget
+from training.checks import check_teacher
+from training.distillation import Item, agreement, distil, grounded, refused
+from training.models import DistillationRun, TeacherAnswer, TeacherBudget
 from training.services import (
     DistillationRequest,
     budget_get,
@@ -100,27 +106,42 @@ def test_no_item_is_lost_on_a_server_that_fails_in_thirty_percent_of_its_calls(l
 @pytest.mark.django_db
 def test_a_resumed_run_asks_only_what_is_not_answered(log):
     with serving() as server:
-        run = _worked(_start(server, limit=15))
-        assert len(server.requests) == 15
-        Job.objects.filter(pk=run.job_id).update(state=Job.State.FAILED)
-        run.parameters["limit"] = 25
-        run.save()
-        distillation_resume(run)
-        _worked(run)
-        assert len(server.requests) == 25
-        again = _worked(_start(server))
-        assert (len(server.requests), again.counts["asked"]) == (40, 15)
+        server.behaviours = [answer("1701")] * 15 + [failing(400)] * 75 + [answer("1701")]
+        run = _worked(_start(server, concurrency=1))
+        assert (run.job.state, run.counts["asked"], run.counts["failed"]) == (Job.State.SUCCEEDED, 15, 25)
+        asked = len(server.requests)
+        assert distillation_resume(run).state == Job.State.QUEUED
+        run = _worked(distillation_get(run.pk))
+        assert (len(server.requests) - asked, run.counts["asked"], run.counts["failed"]) == (25, 40, 0)
+        with pytest.raises(Conflict, match="nothing that it was to ask is left"):
+            distillation_resume(run)
     assert TeacherAnswer.objects.count() == 40
 
 
 @pytest.mark.django_db
-def test_the_budget_stops_it_before_it_is_exceeded(log):
+def test_a_limit_is_of_the_whole_run_and_another_run_goes_on_behind_it(log):
+    with serving() as server:
+        run = _worked(_start(server, limit=15))
+        with pytest.raises(Conflict, match="is left"):
+            distillation_resume(run)
+        again = _worked(_start(server))
+        assert (len(server.requests), again.counts["asked"]) == (40, 25)
+
+
+@pytest.mark.django_db
+def test_the_budget_stops_it_before_it_is_exceeded_and_raised_it_goes_on(log, monkeypatch, capsys):
     budget_set("default", limit_usd=0.0006)
     with serving() as server:
         run = _worked(_start(server, concurrency=1))
-    assert run.job.result["stopped_by_budget"]
-    assert 0 < run.counts["asked"] < 40
-    assert budget_get().spent <= 600
+        assert run.job.result["stopped_by_budget"]
+        assert 0 < run.counts["asked"] < 40
+        assert budget_get().spent <= 600
+        monkeypatch.setattr("adaptrag.common.jobs.async_task", lambda *args, **options: None)
+        with override_settings(ADAPTRAG_JOBS_EAGER=False):
+            call_command("distill_teacher", "--resume", str(run.pk), "--budget-usd", "1", "--queue", "--json")
+        assert json.loads(capsys.readouterr().out)["job"] != run.job_id
+        run = _worked(distillation_get(run.pk))
+    assert run.counts["asked"] == len(server.requests) == 40
 
 
 @pytest.mark.django_db
@@ -147,3 +168,137 @@ def test_accepted_answers_become_targets_and_refused_ones_do_not(log, tmp_path):
 def test_a_teacher_must_be_named(log):
     with pytest.raises(InvalidInput, match="ADAPTRAG_TEACHER_MODEL"):
         distillation_start(DistillationRequest())
+
+
+class Teacher:
+    """Says 1701. Calls whose number is in `fails` fail; the others wait for `gate`."""
+
+    name = "teacher"
+
+    def __init__(self, fails=()):
+        self.calls, self.fails, self.gate, self.lock = 0, set(fails), threading.Event(), threading.Lock()
+
+    def complete(self, messages, **options):
+        with self.lock:
+            self.calls += 1
+            number = self.calls
+        if number in self.fails:
+            raise ChatModelUnavailable("It is down.")
+        assert self.gate.wait(10)
+        return Completion(text="1701", model="teacher-1", usage=Usage(prompt_tokens=1))
+
+
+def _items(count):
+    return [Item(key=str(number), prompt=_item().prompt) for number in range(count)]
+
+
+def test_cancelled_it_awaits_the_calls_under_way_keeps_them_and_asks_no_more():
+    teacher, kept = Teacher(), []
+
+    def tick():
+        teacher.gate.set()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distil(_items(9), teacher, samples=2, concurrency=3, reserve=lambda item: True, keep=kept.append, tick=tick)
+    assert {one.key for one in kept} == {"0", "1", "2"}
+    assert teacher.calls == sum(len(one.samples) for one in kept) == sum(one.usage.prompt_tokens for one in kept)
+
+
+@pytest.mark.django_db
+def test_a_cancelled_run_has_kept_and_counted_what_was_under_way_and_goes_on(log, monkeypatch):
+    monkeypatch.setattr("adaptrag.common.context.WRITE_INTERVAL", 0)
+    with serving() as server:
+        run = _start(server, concurrency=4)
+
+        def cancel(fraction, message):
+            Job.objects.filter(pk=run.job_id).update(cancel_requested=True)
+
+        with override_settings(ADAPTRAG_JOBS_EAGER=True):
+            assert job_run(run.job_id, here=True, on_progress=cancel) == Job.State.CANCELLED
+        run = distillation_get(run.pk)
+        assert 1 <= len(server.requests) == run.counts["asked"] == run.answers.count() <= 8
+        assert budget_get().spent == 17 * len(server.requests)
+        distillation_resume(run)
+        assert _worked(run).counts["asked"] == len(server.requests) == 40
+
+
+def test_a_sample_that_was_paid_for_is_not_asked_again_where_the_next_one_fails():
+    teacher, kept = Teacher(fails=[2]), []
+    teacher.gate.set()
+    distil(_items(1), teacher, samples=2, concurrency=1, reserve=lambda item: True, keep=kept.append, tick=lambda: None)
+    assert [(one.failed, len(one.samples), one.usage.prompt_tokens) for one in kept] == [(True, 1, 1), (False, 2, 1)]
+    assert (teacher.calls, kept[-1].reason, kept[-1].model) == (3, "", "teacher-1")
+
+
+@pytest.mark.django_db
+def test_another_run_takes_over_the_sample_that_an_unfinished_one_paid_for(log):
+    with serving() as server:
+        server.behaviours = [answer("1701"), failing(400)]
+        first = _worked(_start(server, limit=1, samples=2))
+        row = first.answers.get()
+        assert (row.partial, row.accepted, row.text, first.counts["asked"]) == (True, False, "1701", 0)
+        asked = len(server.requests)
+        server.behaviours = [answer("1701")]
+        second = _worked(_start(server, limit=1, samples=2))
+    assert len(server.requests) == asked + 1
+    row = second.answers.get()
+    assert (row.accepted, row.text, row.samples, second.counts["asked"]) == (True, "1701", ["1701"], 1)
+    assert budget_get().spent == round(1e6 * sum(run.cost_usd for run in DistillationRun.objects.all())) == 2 * 17
+
+
+# Prices -----------------------------------------------------------------------------------------------------------------
+
+PRICED = {"price_prompt_per_million": 1.0, "price_completion_per_million": 2.0}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"price_prompt_per_million": 1.0}, {"base_url": "http://10.0.0.7/v1"}],
+    ids=["no price", "one price", "a server nearby"],
+)
+def test_a_teacher_elsewhere_is_not_asked_without_prices(options, monkeypatch):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(InvalidInput, match="no budget can hold it"):
+        distillation_start(DistillationRequest(model="m", options=options))
+    assert not DistillationRun.objects.exists()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"options": PRICED},
+        {"options": {"price_prompt_per_million": 0, "price_completion_per_million": 0}},
+        {"options": {"base_url": "http://127.0.0.1:9/v1"}},
+        {"options": {"base_url": "http://localhost:9/v1"}},
+        {"backend": "local"},
+    ],
+    ids=["priced", "free", "on this machine", "by name", "local"],
+)
+def test_prices_may_be_zero_and_are_not_asked_for_on_this_machine(values, monkeypatch):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    assert distillation_start(DistillationRequest(model="m", **values)).pk
+
+
+@pytest.mark.django_db
+def test_the_settings_name_the_teacher_of_whoever_names_none(settings, monkeypatch):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    settings.ADAPTRAG_TEACHER_MODEL, settings.ADAPTRAG_TEACHER_OPTIONS = "big", PRICED | {"timeout": 9}
+    run = distillation_start(DistillationRequest(options={"timeout": 5}))
+    assert (run.backend, run.model, run.options) == ("openai_compatible", "big", PRICED | {"timeout": 5})
+    with pytest.raises(InvalidInput, match="What other costs"):
+        distillation_start(DistillationRequest(model="other"))
+    assert distillation_start(DistillationRequest(backend="local")).options == {}
+    assert check_teacher() == []
+
+
+@pytest.mark.django_db
+def test_a_teacher_without_prices_is_told_by_the_check_and_by_the_plan_of_improve(settings, monkeypatch):
+    from adaptrag.loop.plan import teacher_absent
+
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    settings.ADAPTRAG_TEACHER_MODEL = "big"
+    assert "What big costs is not known" in check_teacher()[0].msg
+    assert "What big costs is not known" in teacher_absent()

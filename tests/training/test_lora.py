@@ -1,6 +1,8 @@
 """Training of models of a few kilobytes: what is learned, resumed, refused."""
 
 import math
+import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -80,6 +82,49 @@ def test_it_stops_early_and_keeps_the_best_weights(gpt2, tmp_path):
     assert out.best_step < out.steps < 30
 
 
+def test_a_resumed_run_remembers_how_long_validation_has_not_improved(gpt2, tmp_path):
+    recipe = Recipe(**FAST | {"steps": 30, "every": 1, "patience": 3, "learning_rate": 0.05, "warmup": 0.0})
+    otherwise = [[*chat[:2], {"role": "assistant", "content": "~~~~~~"}] for chat in chats(4)]
+    whole = train_lora(gpt2, chats(8), otherwise, tmp_path / "whole", recipe)
+
+    def kill(step):
+        if step == whole.steps - 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_lora(gpt2, chats(8), otherwise, tmp_path / "killed", recipe, on_checkpoint=kill)
+    resumed = train_lora(gpt2, chats(8), otherwise, tmp_path / "killed", recipe)
+    assert (resumed.steps, resumed.best_step) == (whole.steps, whole.best_step)
+    assert whole.best_step < whole.steps - 1
+
+
+def test_a_run_resumed_with_smaller_portions_ends_as_an_uninterrupted_one(llama, tmp_path):
+    recipe = Recipe(**FAST)
+    whole = train_lora(llama, chats(20), [], tmp_path / "whole", recipe)
+
+    def kill(point):
+        if point.step == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_lora(llama, chats(20), [], tmp_path / "killed", recipe, on_point=kill)
+    resumed = train_lora(llama, chats(20), [], tmp_path / "killed", replace(recipe, micro=1))
+    one, other = load_file(whole.path / WEIGHTS), load_file(resumed.path / WEIGHTS)
+    assert all(torch.allclose(one[name], other[name], atol=1e-4) for name in one)
+
+
+def test_speed_is_by_the_wall_clock_validation_and_checkpoints_included(llama, tmp_path):
+    recipe = Recipe(**FAST | {"every": 1})
+    points = []
+
+    def slowly(step):
+        time.sleep(0.1)
+
+    out = train_lora(llama, chats(8), chats(4), tmp_path, recipe, on_point=points.append, on_checkpoint=slowly)
+    assert out.tokens / out.tokens_per_second > 0.1 * out.steps
+    assert next(point.seconds_left for point in points if point.step == 3 and point.train_loss) > 0.2
+
+
 def test_a_loss_that_is_no_number_fails_with_the_remedy(llama, tmp_path):
     weights = load_file(llama / "model.safetensors")
     broken = make(tmp_path / "broken")
@@ -87,7 +132,7 @@ def test_a_loss_that_is_no_number_fails_with_the_remedy(llama, tmp_path):
 
     weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], float("nan"))
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(TrainingFailed, match="lower --learning-rate"):
+    with pytest.raises(TrainingFailed, match="another training with a lower --learning-rate"):
         train_lora(broken, chats(8), [], tmp_path / "out", Recipe(**FAST))
 
 
@@ -98,6 +143,21 @@ def test_examples_over_the_window_are_skipped_and_counted(gpt2, tmp_path):
     assert out.skipped == 1
     with pytest.raises(NothingToLearn, match="window of 512"):
         train_lora(gpt2, [long], [], tmp_path / "none", Recipe(**FAST))
+
+
+def test_a_model_with_a_window_of_1024_tokens_trains_up_to_its_last_place(tmp_path):
+    model = make(tmp_path / "model", "gpt2", template=None, n_positions=1024)
+    assert Encoder(model).window == 1024
+    base = len(Encoder(model).encode(_padded(0)))
+    whole, over = _padded(1024 - base), _padded(1025 - base)
+    out = train_lora(model, [whole, over], [], tmp_path / "out", Recipe(**FAST | {"steps": 1, "batch": 1, "micro": 1}))
+    assert (out.skipped, out.steps, out.tokens) == (1, 1, 1024)
+    assert math.isfinite(out.train_loss)
+
+
+def _padded(words):
+    one = chats(1)[0]
+    return [*one[:1], {"role": "user", "content": "x" * words}, one[2]]
 
 
 def test_qlora_without_a_gpu_says_what_to_do(llama, tmp_path):

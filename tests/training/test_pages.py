@@ -2,14 +2,17 @@
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.test import override_settings
 from django.urls import reverse
 
+from adaptrag.common.jobs import job_run
 from adaptrag.common.models import Job
 from agents.models import ModelArtifact
 from agents.selectors import live_variant
 from agents.services import agents_register_defaults
+from tests.agents.tiny_chat import make
 from tests.training.chats import logged
-from training.admin.rows import curve_lines
+from training.admin.runs import curve_lines
 from training.models import DistillationRun, QuantizationReport, SFTDataset, SFTExample, TeacherBudget, TrainingRun
 from training.selectors import builds, pareto
 from training.services import budget_get
@@ -88,6 +91,59 @@ def test_cancel_asks_first_and_then_asks_the_job(staff, run):
     assert run.job.cancel_requested
 
 
+def test_the_form_starts_a_training_on_the_chosen_dataset(staff, run):
+    url = f"{reverse('admin:training_trainingrun_changelist')}start/"
+    assert "prepared from the log first" in staff.get(url).content.decode()
+    values = {"source": "all", "model": "smollm2", "steps": 3, "r": 4, "learning_rate": 0.002, "micro": 1, "agent": ""}
+    assert "greater than or equal to 1" in staff.post(url, values | {"steps": 0}).content.decode()
+    answer = staff.post(url, values | {"dataset": run.dataset_id})
+    made = TrainingRun.objects.first()
+    assert answer.url == reverse("admin:training_trainingrun_change", args=[made.pk])
+    assert (made.dataset, made.agent, made.created_by.username) == (run.dataset, "", "root")
+    assert {name: made.recipe[name] for name in ("steps", "r", "learning_rate", "micro")} == {
+        "steps": 3, "r": 4, "learning_rate": 0.002, "micro": 1,
+    }  # fmt: skip
+
+
+def test_without_a_dataset_the_form_prepares_one_on_the_queue_and_then_trains(staff, tmp_path, monkeypatch):
+    agents_register_defaults()
+    row = logged(live_variant("hybrid_rag"), "Which mason worked on the bridge?", "x", reward=0.1, correction="Stone")
+    student = str(make(tmp_path / "student"))
+    url = f"{reverse('admin:training_trainingrun_changelist')}start/"
+    values = {"source": "corrections", "model": student, "steps": 3, "r": 4, "learning_rate": 0.002, "micro": 1}
+    answer = staff.post(url, values | {"agent": "lora_rag"})
+    job = Job.objects.get()
+    assert answer.url == reverse("admin:common_job_change", args=[job.pk])
+    with override_settings(ADAPTRAG_JOBS_EAGER=True):
+        # The training itself is not this test's.
+        monkeypatch.setattr("training.services.trainings.job_enqueue", lambda *args, **values: None)
+        job_run(job.pk, here=True)
+    job.refresh_from_db()
+    assert job.state == "succeeded", job.error
+    made = TrainingRun.objects.get()
+    assert (made.pk, made.dataset_id) == (job.result["training"], job.result["dataset"])
+    assert (made.base_model, made.recipe["steps"], made.dataset.source) == (student, 3, "corrections")
+    assert made.dataset.examples.get(split="train").interaction == row
+
+
+def test_a_distillation_is_started_watched_cancelled_and_resumed_on_its_pages(staff, settings):
+    settings.ADAPTRAG_TEACHER_MODEL, settings.ADAPTRAG_TEACHER_BACKEND = "big", "local"
+    url = f"{reverse('admin:training_distillationrun_changelist')}start/"
+    assert "The teacher (big)" in staff.get(url).content.decode()
+    assert "no batch API" in staff.post(url, {"samples": 1, "batch": "on"}).content.decode()
+    staff.post(url, {"samples": 2, "limit": 7})
+    made = DistillationRun.objects.get()
+    assert (made.model, made.backend, made.parameters["samples"], made.parameters["limit"]) == ("big", "local", 2, 7)
+    page = reverse("admin:training_distillationrun_change", args=[made.pk])
+    cancel, resume = (reverse(f"admin:training_distillationrun_{verb}", args=[made.pk]) for verb in ("cancel", "resume"))
+    assert cancel in staff.get(page).content.decode()
+    staff.post(cancel, {"confirmed": "yes"})
+    assert Job.objects.get().state == "cancelled"
+    assert resume in staff.get(page).content.decode()
+    staff.post(resume, {"confirmed": "yes"})
+    assert Job.objects.get().state == "queued"
+
+
 def test_changing_a_limit_leaves_what_was_spent_meanwhile(staff):
     budget = budget_get()
     TeacherBudget.objects.update(spent=7)
@@ -107,11 +163,18 @@ def test_the_api_starts_watches_and_cancels_a_training(staff, run):
     assert (detail["state"], detail["recipe"]["steps"], detail["curve"]) == ("queued", 3, [])
     assert [row["run"] for row in staff.get("/api/training/runs").json()["results"]] == [number, run.pk]
     assert staff.post(f"/api/training/runs/{number}/cancel").json()["state"] == "cancelled"
-    assert staff.post(f"/api/training/runs/{number}/resume").json()["state"] == "queued"
+    url = f"/api/training/runs/{number}/resume"
+    assert staff.post(url, {"steps": 9}, content_type="application/json").status_code == 400
+    again = staff.post(url, {"micro": 1, "qlora": True}, content_type="application/json").json()
+    assert (again["state"], again["recipe"]["micro"], again["recipe"]["quantized"]) == ("queued", 1, True)
+    assert staff.post(f"/api/training/runs/{number}/cancel").json()["state"] == "cancelled"
+    assert staff.post(url, content_type="application/json").json()["state"] == "queued"
 
 
 def test_the_api_starts_a_distillation(staff, run):
-    answer = staff.post("/api/training/distillations", {"model": "m", "limit": 1}, content_type="application/json")
+    answer = staff.post(
+        "/api/training/distillations", {"model": "m", "limit": 1, "backend": "local"}, content_type="application/json"
+    )
     assert answer.status_code == 202, answer.json()
     assert staff.get(f"/api/training/distillations/{answer.json()['run']}").json()["model"] == "m"
 

@@ -1,8 +1,11 @@
 """From the log to an agent: dataset, training job, artifact, candidate, answer."""
 
+import io
 import json
+from dataclasses import replace
 
 import pytest
+from django.core.management import call_command
 from django.test import override_settings
 
 from adaptrag.common.errors import Conflict, InvalidInput
@@ -16,7 +19,7 @@ from rewards.models import Interaction
 from tests.agents.tiny_chat import ask, make
 from tests.training.chats import TOWNS, logged, passage
 from training.errors import NothingToLearn, UnknownDataset, UnknownRun
-from training.lora import Recipe
+from training.lora import Recipe, newest_checkpoint
 from training.models import SFTDataset, SFTExample, TrainingRun
 from training.selectors import interactions_behind
 from training.services import (
@@ -101,10 +104,31 @@ def test_an_example_is_the_prompt_as_the_agent_saw_it(log, student):
 def test_the_files_are_json_lines_that_datasets_and_trl_read(log, student, settings):
     dataset = _prepared(student)
     rows = [json.loads(line) for line in dataset.file.read_text().splitlines()]
-    assert dataset.file == settings.DATA_DIR / "training/data/sft_train.jsonl"
+    assert dataset.file == settings.DATA_DIR / f"training/data/dataset-{dataset.pk}/sft_train.jsonl"
     assert [row["messages"] for row in rows] == list(dataset.examples.filter(split="train").values_list("messages", flat=True))
     held_out = dataset.file.with_name("sft_validation.jsonl").read_text().splitlines()
     assert len(held_out) == dataset.counts["validation"]
+    load_dataset = pytest.importorskip("datasets").load_dataset
+    read = load_dataset("json", data_files=str(dataset.file), split="train", cache_dir=str(settings.DATA_DIR / "cache"))
+    assert read["messages"] == [row["messages"] for row in rows]
+
+
+def test_the_reader_behind_load_dataset_finds_one_column_of_roles_and_contents(log, student):
+    reader = pytest.importorskip("pyarrow.json")
+    dataset = _prepared(student)
+    table = reader.read_json(str(dataset.file))
+    assert table.column_names == ["messages"]
+    assert table.to_pylist() == [{"messages": row.messages} for row in dataset.examples.filter(split="train")]
+
+
+def test_a_dataset_s_file_stays_as_it_is_and_the_default_name_is_a_copy_of_the_newest(log, student, settings, tmp_path):
+    first = _prepared(student)
+    before = first.file.read_bytes()
+    second = _prepared(student, source="best", out=tmp_path / "mine.jsonl")
+    assert first.file.read_bytes() == before != second.file.read_bytes()
+    copies = [settings.DATA_DIR / "training/data/sft_train.jsonl", tmp_path / "mine.jsonl"]
+    assert [copy.read_bytes() for copy in copies] == [second.file.read_bytes()] * 2
+    assert (tmp_path / "mine_validation.jsonl").is_file()
 
 
 def test_the_same_log_gives_the_same_dataset(log, student):
@@ -260,6 +284,44 @@ def test_a_cancelled_training_can_be_resumed(log, student):
     assert run.artifact is not None
 
 
+def test_cancelling_a_running_training_keeps_its_last_checkpoint_and_resumes_from_it(log, student, monkeypatch):
+    monkeypatch.setattr("adaptrag.common.context.WRITE_INTERVAL", 0)
+    recipe = replace(RECIPE, steps=6, every=2, patience=0)
+    run = training_start(TrainingRequest(dataset=_prepared(student).pk, model=str(student), recipe=recipe))
+
+    def watch(fraction, message):
+        if message.startswith("step 5 "):
+            training_cancel(run)
+
+    with override_settings(ADAPTRAG_JOBS_EAGER=True):
+        assert job_run(run.job_id, here=True, on_progress=watch) == Job.State.CANCELLED
+    assert newest_checkpoint(run.folder).endswith("checkpoint-4")
+    _worked(training_resume(run).pk)
+    run = training_get(run.pk)
+    assert run.artifact.metrics["steps"] == 6
+    assert [point["step"] for point in run.curve if "train_loss" in point] == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_ran_out_of_memory_is_resumed_with_smaller_portions_and_a_wrong_rate_needs_another_training(log, student):
+    run = training_start(TrainingRequest(dataset=_prepared(student).pk, model=str(student), recipe=RECIPE))
+    training_cancel(run)
+    with pytest.raises(InvalidInput, match="micro must be a whole number"):
+        training_resume(run, micro=0)
+    job = training_resume(run, micro=2, quantized=False)
+    run.refresh_from_db()
+    assert (run.recipe["micro"], run.recipe["quantized"], job.state) == (2, False, Job.State.QUEUED)
+    assert _worked(job.pk) == Job.State.SUCCEEDED
+    assert training_get(run.pk).artifact.parameters["micro"] == 2
+
+
+def test_the_command_refuses_to_resume_with_what_a_resumed_training_can_t_change(db):
+    error = io.StringIO()
+    with pytest.raises(SystemExit) as ended:
+        call_command("train_lora", "--resume", "1", "--learning-rate", "0.0001", "--steps", "3", stderr=error)
+    assert ended.value.code == 2
+    assert "--steps, --learning-rate" in error.getvalue()
+
+
 @pytest.mark.parametrize(
     "values", [{"steps": 0}, {"r": True}, {"learning_rate": float("nan")}, {"precision": "int3"}, {"batch": 2.5}]
 )
@@ -311,16 +373,15 @@ def test_examples_are_rows_of_their_dataset_alone(log, student):
     assert SFTExample.objects.filter(dataset=dataset).count() == Interaction.objects.count()
 
 
-def test_a_dataset_is_prepared_on_the_queue_and_its_job_names_it(log, settings, student, monkeypatch):
-    from training.services import datasets
-
-    monkeypatch.setattr(datasets, "model_folder", lambda name: student)
-    job = dataset_enqueue(DatasetRequest(min_reward=0.5))
+def test_a_dataset_is_prepared_on_the_queue_as_asked_and_its_job_names_it(log, student, tmp_path):
+    job = dataset_enqueue(DatasetRequest(min_reward=0.5, student=str(student), scrub=False, out=tmp_path / "out.jsonl"))
     assert not SFTDataset.objects.exists()
     assert _worked(job.pk) == Job.State.SUCCEEDED
     job.refresh_from_db()
     assert job.result["dataset"] == SFTDataset.objects.get().pk
-    assert SFTDataset.objects.get().filters["min_reward"] == 0.5
+    filters = SFTDataset.objects.get().filters
+    assert (filters["min_reward"], filters["student"], filters["scrub"]) == (0.5, str(student), False)
+    assert (tmp_path / "out.jsonl").is_file()
 
 
 def test_a_wrong_request_is_refused_before_anything_is_queued(db):

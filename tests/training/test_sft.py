@@ -34,7 +34,30 @@ def test_an_answer_rated_too_low_is_left_out_with_its_rating():
     assert (found.split, found.reason) == ("left_out", "Its rating 0.50 is under 0.8, and it has no other target.")
 
 
-def test_the_same_question_is_taken_once_with_the_target_most_agree_on():
+@pytest.mark.parametrize("source", ["best", "all"])
+def test_the_same_question_is_taken_once_with_the_best_rated_answer(source):
+    found = picked(
+        [
+            candidate("a", "Who built the old stone bridge?", "Anna Stone", reward=1.0),
+            candidate("b", "who built the OLD stone bridge", "Bert", reward=0.8),
+            candidate("c", "Who built the old stone bridge ?", "bert", reward=0.85),
+        ],
+        source=source,
+    )
+    assert {one.key: one.split for one in found.values()} == {"a": "train", "b": "left_out", "c": "left_out"}
+    assert (found["a"].target, found["a"].reward) == ("Anna Stone", 1.0)
+
+
+def test_among_answers_rated_alike_the_one_that_most_gave_is_taken_and_then_the_newest():
+    question = "Who built the old stone bridge?"
+    texts = {"a": "Anna", "b": "Bert", "c": "anna", "d": "Carl"}
+    found = picked([candidate(key, question, text, reward=0.9) for key, text in texts.items()])
+    assert [one.target for one in found.values() if one.split == "train"] == ["anna"]
+    found = picked([candidate(key, question, text, reward=0.9) for key, text in texts.items() if key != "c"])
+    assert [one.target for one in found.values() if one.split == "train"] == ["Carl"]
+
+
+def test_the_same_question_is_taken_once_with_the_correction_most_agree_on():
     found = picked(
         [
             candidate("a", "Who built the old stone bridge?", corrections=("Anna Stone",)),

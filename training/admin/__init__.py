@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from training.admin import quantizations, rows
+from training.admin import quantizations, rows, runs
 
-__all__ = ["quantizations", "rows"]
+__all__ = ["quantizations", "rows", "runs"]

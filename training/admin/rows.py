@@ -1,4 +1,4 @@
-"""Datasets that operators look through, trainings with their loss curve, distillations, budgets, artifacts."""
+"""Datasets that operators look through, budgets, artifacts."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect
+from django.shortcuts import redirect
 from django.template.defaultfilters import filesizeformat
-from django.template.loader import render_to_string
-from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import reverse
 from django.utils.html import format_html, format_html_join
-from unfold.admin import ModelAdmin, TabularInline
+from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 
 from adaptrag.common import confirmation
@@ -24,18 +21,8 @@ from adaptrag.common.confirmation import Question
 from adaptrag.common.errors import AdaptRAGError
 from adaptrag.common.models import Job
 from agents.models import AgentVariant, ModelArtifact
-from training.models import DistillationRun, SFTDataset, SFTExample, TeacherAnswer, TeacherBudget, TrainingRun
-from training.services import (
-    DatasetRequest,
-    DistillationRequest,
-    TrainingRequest,
-    dataset_drop,
-    dataset_enqueue,
-    distillation_start,
-    training_cancel,
-    training_resume,
-    training_start,
-)
+from training.models import SFTDataset, SFTExample, TeacherBudget, TrainingRun
+from training.services import DatasetRequest, dataset_drop, dataset_enqueue
 
 STATE_LABELS = {"queued": "warning", "running": "info", "succeeded": "success", "failed": "danger", "cancelled": ""}
 LIVE = [str(state) for state in Job.LIVE]
@@ -152,189 +139,6 @@ class SFTExampleAdmin(ReadOnlyAdmin):
 
     def has_drop_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("training.add_sftdataset")
-
-
-@admin.register(TrainingRun)
-class TrainingRunAdmin(_Starting):
-    list_display = ("title", "dataset_link", "base_model", "state", "progress", "loss", "artifact_link", "created_at")
-    list_select_related = ("dataset", "job", "artifact")
-    readonly_fields = ("dataset_link", "artifact_link")
-    fields = (
-        "dataset_link",
-        "artifact_link",
-        "base_model",
-        "recipe",
-        "processes",
-        "agent",
-        "result",
-        "created_by",
-        "created_at",
-    )
-    change_form_template = "admin/training/trainingrun/page.html"
-    empty_hint = "A training fine-tunes a model on a dataset; its result is a candidate that you may put into service."
-    start_title = "Train an adapter on the newest dataset?"
-    start_effects = (
-        "15 steps of the shipped model, on the queue “long”; a dataset is prepared first where there is none.",
-        "The result is a candidate of the agent lora_rag, which takes no traffic until you say so.",
-        "Other models and lengths: manage.py train_lora, or POST /api/training/runs.",
-    )
-
-    def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view
-        return [
-            path("<int:pk>/status/", view(self.status_view), name="training_trainingrun_status"),
-            path("<int:pk>/cancel/", view(self.cancel_view), name="training_trainingrun_cancel"),
-            path("<int:pk>/resume/", view(self.resume_view), name="training_trainingrun_resume"),
-            *super().get_urls(),
-        ]
-
-    def started(self, request: HttpRequest) -> TrainingRun:
-        return training_start(TrainingRequest(user=request.user))
-
-    @display(description="Training", ordering="id")
-    def title(self, run: TrainingRun) -> str:
-        return str(run)
-
-    @display(description="Dataset")
-    def dataset_link(self, run: TrainingRun) -> str:
-        return link(run.dataset)
-
-    @display(description="Artifact")
-    def artifact_link(self, run: TrainingRun) -> str:
-        return link(run.artifact)
-
-    @display(description="State", label=STATE_LABELS)
-    def state(self, run: TrainingRun) -> str:
-        return run.job.state if run.job else "succeeded" if run.artifact_id else "cleaned up"
-
-    @display(description="Progress")
-    def progress(self, run: TrainingRun) -> str:
-        return f"{run.job.progress:.0%} {run.job.message}" if run.job and run.job.is_live else ""
-
-    @display(description="Loss, validation")
-    def loss(self, run: TrainingRun) -> str:
-        figures = [run.result.get(name) for name in ("train_loss", "validation_loss")]
-        return ", ".join(f"{one:.3f}" for one in figures if one is not None) or "–"
-
-    def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None) -> HttpResponse:
-        run = self.get_object(request, object_id)
-        shown = (
-            {"status": render_to_string("admin/training/trainingrun/status.html", self._status(run), request)} if run else {}
-        )
-        return super().change_view(request, object_id, form_url, {**(extra_context or {}), **shown})
-
-    def status_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """The head of the page while it trains, with the loss curve so far."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
-        return TemplateResponse(
-            request, "admin/training/trainingrun/status.html", self._status(get_object_or_404(TrainingRun, pk=pk))
-        )
-
-    def _status(self, run: TrainingRun) -> dict[str, Any]:
-        state = self.state(run)
-        return {
-            "run": run,
-            "state": state,
-            "label": STATE_LABELS.get(state, ""),
-            "live": state in LIVE,
-            "percent": round(100 * run.job.progress) if run.job else 100,
-            "curve": curve_lines(run.curve),
-            "last": run.curve[-1] if run.curve else None,
-        }
-
-    def cancel_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        return self._asked(request, pk, "Cancel", "It stops within seconds; its last checkpoint stays.", training_cancel)
-
-    def resume_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        return self._asked(request, pk, "Resume", "It goes on from its last checkpoint.", training_resume)
-
-    def _asked(self, request: HttpRequest, pk: int, verb: str, effect: str, service: Any) -> HttpResponse:
-        if not self.has_view_permission(request):
-            raise PermissionDenied
-        run = get_object_or_404(TrainingRun, pk=pk)
-        refusal = "" if self.has_start_permission(request) else "It takes the permission to add trainings."
-        back = reverse("admin:training_trainingrun_change", args=[pk])
-        question = Question(
-            title=f"{verb} {run}?", effects=[effect], button=f"{verb} the training", danger=verb == "Cancel", refusal=refusal
-        )
-        if page := confirmation.ask(request, question, back=back, admin=self):
-            return page
-        try:
-            service(run)
-        except AdaptRAGError as error:
-            messages.error(request, error.message)
-        return redirect(back)
-
-
-WIDTH, HEIGHT = 600, 180
-
-
-def curve_lines(curve: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The loss curve as points of SVG polylines, and its bounds. Empty for fewer than two points."""
-    series = {
-        name: [(point["step"], point[f"{name}_loss"]) for point in curve if point.get(f"{name}_loss") is not None]
-        for name in ("train", "validation")
-    }
-    both = [point for points in series.values() for point in points]
-    if len(both) < 2:
-        return {}
-    last, highest = max(step for step, _ in both), max(loss for _, loss in both) or 1.0
-    lines = {
-        name: " ".join(f"{WIDTH * step / last:.1f},{HEIGHT * (1 - loss / highest):.1f}" for step, loss in points)
-        for name, points in series.items()
-    }
-    return {**lines, "highest": highest, "steps": last, "width": WIDTH, "height": HEIGHT}
-
-
-class TeacherAnswerInline(TabularInline):
-    model = TeacherAnswer
-    fields = ("interaction", "text", "accepted", "reason", "cost_usd")
-    readonly_fields = fields
-    extra = 0
-    max_num = 0
-    can_delete = False
-    per_page = 50
-    show_change_link = False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-
-@admin.register(DistillationRun)
-class DistillationRunAdmin(_Starting):
-    list_display = ("title", "model", "state", "asked", "accepted", "cost", "budget", "created_at")
-    list_select_related = ("job", "budget")
-    inlines = (TeacherAnswerInline,)
-    empty_hint = "A teacher is a larger model whose answers a small one learns from. Set ADAPTRAG_TEACHER_MODEL first."
-    start_title = "Ask the teacher about the log's questions?"
-    start_effects = (
-        "The model of ADAPTRAG_TEACHER_MODEL answers every logged question that it was not asked before.",
-        "Questions and passages go to its server. It stops where the budget is spent.",
-    )
-
-    def started(self, request: HttpRequest) -> DistillationRun:
-        return distillation_start(DistillationRequest(user=request.user))
-
-    @display(description="Distillation", ordering="id")
-    def title(self, run: DistillationRun) -> str:
-        return str(run)
-
-    @display(description="State", label=STATE_LABELS)
-    def state(self, run: DistillationRun) -> str:
-        return run.job.state if run.job else "cleaned up"
-
-    @display(description="Asked")
-    def asked(self, run: DistillationRun) -> int:
-        return run.counts.get("asked", 0)
-
-    @display(description="Accepted")
-    def accepted(self, run: DistillationRun) -> int:
-        return run.counts.get("accepted", 0)
-
-    @display(description="USD", ordering="cost_usd")
-    def cost(self, run: DistillationRun) -> str:
-        return f"{run.cost_usd:.4f}"
 
 
 @admin.register(TeacherBudget)

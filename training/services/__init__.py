@@ -14,9 +14,6 @@ from training.services.datasets import (
 )
 from training.services.distillations import (
     DistillationRequest,
-    budget_get,
-    budget_reserve,
-    budget_set,
     distillation_cancel,
     distillation_create,
     distillation_execute,
@@ -37,12 +34,15 @@ from training.services.quantizations import (
     quantization_start,
     quantization_summary,
 )
+from training.services.teachers import budget_get, budget_reserve, budget_set, teacher_refused
 from training.services.trainings import (
     TrainingRequest,
     training_cancel,
     training_create,
     training_execute,
     training_get,
+    training_prepare,
+    training_request,
     training_resume,
     training_start,
 )
@@ -78,10 +78,13 @@ __all__ = [
     "quantization_start",
     "quantization_summary",
     "questions_reserve",
+    "teacher_refused",
     "training_cancel",
     "training_create",
     "training_execute",
     "training_get",
+    "training_prepare",
+    "training_request",
     "training_resume",
     "training_start",
 ]

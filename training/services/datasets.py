@@ -32,7 +32,7 @@ from training.models import SFTDataset, SFTExample, TeacherAnswer
 from training.sft import SOURCES, Candidate, Chat, Example, Filters, counts, select
 from training.tasks import DATASET
 
-DEFAULT_FILE = "training/data/sft_train.jsonl"
+DEFAULT_FILE = "training/data/sft_train.jsonl"  # a copy of the newest dataset's
 MOST = 50_000  # newest interactions that are looked at
 
 _reserved: list[Callable[[], Iterable[str]]] = []
@@ -49,7 +49,8 @@ def reserved_questions() -> set[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRequest:
-    """What to prepare. `student` counts the tokens; `out` is the training file, its neighbour ..._validation.jsonl the rest."""
+    """What to prepare. `student` counts the tokens; `out` gets a copy of the training file, its neighbour ..._validation.jsonl
+    of the rest."""
 
     min_reward: float = 0.8
     source: str = "all"
@@ -110,14 +111,19 @@ def dataset_prepare(request: DatasetRequest) -> SFTDataset:
     return _frozen(rows, source=source, filters=values, figures=figures, out=request.out, user=request.user)
 
 
-def dataset_enqueue(request: DatasetRequest) -> Job:
-    """Prepare it on the queue; the job's result has its number. Raises InvalidInput."""
+def dataset_enqueue(request: DatasetRequest, *, train: dict[str, Any] | None = None) -> Job:
+    """Prepare it on the queue; the job's result has its number. Raises InvalidInput.
+
+    train: fields of a TrainingRequest that is started on it then, with the recipe's as a dict.
+    """
     _check(request)
-    payload = {"min_reward": request.min_reward, "source": request.source, "max_tokens": request.max_tokens}
+    names = ("min_reward", "source", "student", "max_tokens", "scrub")
+    payload = {name: getattr(request, name) for name in names}
     return job_enqueue(
         DATASET,
-        payload | {"user": getattr(request.user, "pk", None)},
-        title="Prepare a dataset from the log",
+        payload
+        | {"out": request.out and str(request.out.resolve()), "user": getattr(request.user, "pk", None), "train": train},
+        title="Prepare a dataset from the log" + (" and train on it" if train else ""),
         user=request.user,
     )
 
@@ -126,9 +132,15 @@ def dataset_execute(context: JobContext) -> dict[str, Any]:
     """Called by the job."""
     values = dict(context.payload)
     user = get_user_model().objects.filter(pk=values.pop("user")).first()
+    out, train = values.pop("out"), values.pop("train")
     context.progress(0.0, "reading the log")
-    dataset = dataset_prepare(DatasetRequest(user=user, **values))
-    return {"dataset": dataset.pk, "counts": dataset.counts}
+    dataset = dataset_prepare(DatasetRequest(user=user, out=out and Path(out), **values))
+    result = {"dataset": dataset.pk, "counts": dataset.counts}
+    if train is not None:
+        from training.services.trainings import training_request, training_start  # which imports this module
+
+        result["training"] = training_start(training_request(train, dataset=dataset.pk, user=user)).pk
+    return result
 
 
 def _check(request: DatasetRequest) -> None:
@@ -157,9 +169,8 @@ def dataset_drop(dataset: SFTDataset, examples: Sequence[int], *, user: Any = No
     return _frozen(rows, source=dataset.source, filters=dataset.filters, figures=figures, parent=dataset, user=user)
 
 
-def dataset_export(dataset: SFTDataset, out: Path | None = None) -> Path:
-    """Write its examples as JSON lines {"messages"}: training ones to `out`, validation ones beside it. Returns `out`."""
-    out = (Path(settings.DATA_DIR) / DEFAULT_FILE if out is None else out).resolve()
+def dataset_export(dataset: SFTDataset, out: Path) -> None:
+    """Write its examples as JSON lines {"messages"}: training ones to `out`, validation ones beside it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     rows = list(dataset.examples.exclude(split=SFTExample.Split.LEFT_OUT))
     stem = out.stem.removesuffix("_train")
@@ -167,7 +178,6 @@ def dataset_export(dataset: SFTDataset, out: Path | None = None) -> Path:
         aside = path.with_name(f".{path.name}.{os.getpid()}")
         aside.write_text("".join(f"{_line(row.messages)}\n" for row in rows if row.split == split))
         aside.replace(path)
-    return out
 
 
 def chats(dataset: SFTDataset, split: str) -> list[Chat]:
@@ -196,10 +206,11 @@ def _frozen(
         for row in rows:
             row.dataset = dataset
         SFTExample.objects.bulk_create(rows, batch_size=500)
-        path = dataset_export(dataset, out)
-        inside = path.is_relative_to(settings.DATA_DIR)
-        dataset.path = str(path.relative_to(settings.DATA_DIR) if inside else path)
+        default = Path(DEFAULT_FILE)
+        dataset.path = str(default.parent / f"dataset-{dataset.pk}" / default.name)
         dataset.save(update_fields=["path"])
+        for copy in (dataset.file, Path(settings.DATA_DIR) / default, *([out] if out else [])):
+            dataset_export(dataset, copy)
     return dataset
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import shlex
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from training.launch import launch
 from training.lora import PRECISIONS, Outcome, Point, Recipe, train_lora
 from training.models import SFTExample, TrainingRun
 from training.services.candidates import candidate_values
-from training.services.datasets import chats, dataset_for
+from training.services.datasets import DatasetRequest, chats, dataset_enqueue, dataset_for
 from training.tasks import TRAIN
 
 INHERIT = 0.25  # share of the evidence of the agent that a first candidate takes after
@@ -37,7 +38,7 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate", "safetensors")
 class TrainingRequest:
     """What to train. dataset None: the newest; with `prepare` one is made where there is none, outside the web process.
 
-    `agent`: whose candidate the result becomes; empty for none.
+    `agent`: whose candidate the result becomes; empty for none. `launcher`: options of `accelerate launch`, for machines.
     """
 
     dataset: int | None = None
@@ -45,8 +46,27 @@ class TrainingRequest:
     model: str = DEFAULT_MODEL
     recipe: Recipe = field(default_factory=Recipe)
     processes: int = 1
+    launcher: str = ""
     agent: str = "lora_rag"
     user: Any = None
+
+
+def training_request(values: dict[str, Any], *, dataset: int | None, user: Any) -> TrainingRequest:
+    """A request out of fields of TrainingRequest and of its recipe, as a form or a job's payload has them."""
+    known = {one.name for one in fields(Recipe)}
+    recipe = replace(Recipe(), **{name: value for name, value in values.items() if name in known})
+    others = {name: value for name, value in values.items() if name not in known}
+    return TrainingRequest(dataset=dataset, recipe=recipe, user=user, **others)
+
+
+def training_prepare(values: dict[str, Any], *, source: str = "all", user: Any = None) -> Job:
+    """Freeze a dataset out of the log on the queue, and train on it then. values: as of training_request.
+
+    For the web process, which loads no tokenizer. Raises InvalidInput.
+    """
+    request = training_request(values, dataset=None, user=user)
+    _check(request)
+    return dataset_enqueue(DatasetRequest(source=source, student=request.model, user=user), train=values)
 
 
 def training_get(number: int) -> TrainingRun:
@@ -66,6 +86,7 @@ def training_create(request: TrainingRequest) -> TrainingRun:
         base_model=request.model,
         recipe=asdict(request.recipe),
         processes=request.processes,
+        launcher=request.launcher,
         agent=request.agent,
         created_by=request.user if getattr(request.user, "pk", None) else None,
     )
@@ -94,10 +115,24 @@ def training_cancel(run: TrainingRun) -> Job:
     return job_cancel(run.job)
 
 
-def training_resume(run: TrainingRun, *, user: Any = None) -> Job:
-    """Queue it again, from its last checkpoint. Raises Conflict for one that runs or is done."""
+def training_resume(run: TrainingRun, *, micro: int | None = None, quantized: bool | None = None, user: Any = None) -> Job:
+    """Queue it again, from its last checkpoint.
+
+    Where memory ran out, with smaller portions (micro) or 4-bit weights (quantized); no more of a recipe can change.
+    Raises Conflict for one that runs or is done, InvalidInput.
+    """
     if run.artifact_id is not None:
         raise Conflict(f"Training {run.pk} is done: artifact {run.artifact}. Start another to train on.")
+    if micro is not None or quantized is not None:
+        if run.job is not None:
+            jobs_reap()
+            run.job.refresh_from_db()
+            if run.job.state == Job.State.RUNNING:
+                raise Conflict(f"Training {run.pk} runs; cancel it before its recipe changes.", job=run.job.pk)
+        changed = {"micro": micro, "quantized": quantized}
+        run.recipe = run.recipe | {name: value for name, value in changed.items() if value is not None}
+        _check_recipe(Recipe(**run.recipe))
+        run.save(update_fields=["recipe"])
     if run.job is None:
         with transaction.atomic():
             run.job = job_enqueue(TRAIN, {"run": run.pk}, title=f"Train {run.base_model} on {run.dataset}", user=user)
@@ -120,7 +155,8 @@ def training_execute(number: int, context: JobContext) -> dict[str, Any]:
         recipe = Recipe(**run.recipe | {"threads": settings.ADAPTRAG_TRAINING_THREADS})
     train, held_out = (chats(run.dataset, split) for split in (SFTExample.Split.TRAIN, SFTExample.Split.VALIDATION))
     recorder = _Recorder(run, context, recipe)
-    begin = train_lora if run.processes == 1 else launch(run.processes)
+    alone = run.processes == 1 and not run.launcher
+    begin = train_lora if alone else launch(run.processes, shlex.split(run.launcher))
     outcome = begin(
         folder, train, held_out, run.folder, recipe,
         on_point=recorder.point, on_checkpoint=lambda step: context.save_checkpoint({"step": step}),
@@ -247,8 +283,7 @@ def _sha256(files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _check(request: TrainingRequest) -> None:
-    recipe = request.recipe
+def _check_recipe(recipe: Recipe) -> None:
     whole = {"steps": (1, 1_000_000), "r": (1, 1024), "batch": (1, 4096), "micro": (1, 4096), "every": (0, 1_000_000)}
     for name, (low, high) in whole.items():
         value = getattr(recipe, name)
@@ -260,7 +295,15 @@ def _check(request: TrainingRequest) -> None:
             raise InvalidInput(f"{name} must lie between {low:g} and {high:g}, not {value!r}.", field=name)
     if recipe.precision not in PRECISIONS:
         raise InvalidInput(f"precision must be one of {', '.join(PRECISIONS)}, not {recipe.precision!r}.", field="precision")
+
+
+def _check(request: TrainingRequest) -> None:
+    _check_recipe(request.recipe)
     if not 1 <= request.processes <= 1024:
         raise InvalidInput(f"processes must lie between 1 and 1,024, not {request.processes!r}.", field="processes")
+    try:
+        shlex.split(request.launcher)
+    except ValueError as error:
+        raise InvalidInput(f"--launcher {request.launcher!r} is no command line: {error}.", field="launcher") from error
     if request.agent:
         slug_validator(request.agent)

@@ -22,10 +22,11 @@ class Command(ContractCommand):
         parser.add_argument("--dataset", type=int, help="only the questions of this dataset (default: the log's)")
         parser.add_argument("--limit", type=int, help="at most so many questions, the newest first")
         parser.add_argument("--model", default="", help="the teacher (ADAPTRAG_TEACHER_MODEL)")
-        parser.add_argument("--backend", default="openai_compatible", help="openai_compatible (default), or local")
-        parser.add_argument("--options", default="{}", help="JSON as on an agent's row: base_url, api_key_env, prices")
+        parser.add_argument("--backend", default="", help="openai_compatible or local (ADAPTRAG_TEACHER_BACKEND)")
+        parser.add_argument("--options", default="{}", help="JSON over ADAPTRAG_TEACHER_OPTIONS: base_url, api_key_env, prices")
         parser.add_argument("--samples", type=int, default=1, help="2 asks twice and keeps what agrees with itself (1)")
         parser.add_argument("--concurrency", type=int, default=4, help="questions asked at once (4)")
+        parser.add_argument("--batch", action="store_true", help="by the provider's batch API: within a day, often for half")
         parser.add_argument("--budget-usd", type=float, help="set what teachers may cost in all")
         parser.add_argument("--resume", type=int, metavar="RUN", help="go on with a run; nothing answered is asked again")
         parser.add_argument("--queue", action="store_true", help="only put it on the queue; a worker asks")
@@ -55,7 +56,7 @@ class Command(ContractCommand):
             chat_options = json.loads(options["options"])
         except ValueError as error:
             raise InvalidInput(f"--options is no JSON: {error}") from error
-        names = ("dataset", "limit", "model", "backend", "samples", "concurrency")
+        names = ("dataset", "limit", "model", "backend", "samples", "concurrency", "batch")
         return DistillationRequest(options=chat_options, **{name: options[name] for name in names})
 
     def show(self, result: dict[str, Any]) -> None:
@@ -68,6 +69,6 @@ class Command(ContractCommand):
         if result["failed"]:
             self.stdout.write(f"  {result['failed']} calls failed; --resume {result['run']} asks those again")
         tokens = result["prompt_tokens"] + result["completion_tokens"]
-        self.stdout.write(f"{tokens:,} tokens, {result['cost_usd']:.4f} USD by the prices in --options.")
+        self.stdout.write(f"{tokens:,} tokens, {result['cost_usd']:.4f} USD by the prices given.")
         if result["stopped_by_budget"]:
-            self.stdout.write("The budget is spent; raise it with --budget-usd and --resume.")
+            self.stdout.write(f"The budget is spent; go on with: --resume {result['run']} --budget-usd SUM, with a higher sum.")

@@ -20,7 +20,7 @@ class Command(ContractCommand):
     def arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--min-reward", type=float, default=0.8, help="least mean rating of an answer to learn from (0.8)")
         parser.add_argument("--source", default="all", choices=list(SOURCES), help="where targets may come from (all)")
-        parser.add_argument("--out", type=Path, help=f"training file ({DEFAULT_FILE} in the data folder); validation beside it")
+        parser.add_argument("--out", type=Path, help=f"copy of the training file (beside {DEFAULT_FILE})")
         parser.add_argument("--model", default=DEFAULT_MODEL, help="the student, whose tokenizer counts (smollm2)")
         parser.add_argument("--max-tokens", type=int, help="longest example (ADAPTRAG_SFT_MAX_TOKENS, and the model's window)")
 
@@ -38,7 +38,7 @@ class Command(ContractCommand):
             "dataset": dataset.pk,
             "source": dataset.source,
             "sha256": dataset.sha256,
-            "path": str(dataset.file),
+            "path": str(options["out"].resolve() if options["out"] else dataset.file),
             **dataset.counts,
             "filters": dataset.filters,
         }

@@ -10,14 +10,19 @@ from django.core.management.base import CommandParser
 
 from adaptrag.common import jobs
 from adaptrag.common.commands import ContractCommand
+from adaptrag.common.errors import InvalidInput
 from adaptrag.common.models import Job
 from agents.llm.weights import DEFAULT_MODEL
 from training.errors import TrainingFailed
+from training.launch import SPEC
 from training.lora import PRECISIONS, Recipe
 from training.models import TrainingRun
 from training.services import TrainingRequest, training_get, training_resume, training_start
 
 RECIPE = Recipe()
+FIXED = (
+    "dataset", "model", "steps", "r", "alpha", "learning_rate", "batch", "precision", "seed", "processes", "launcher", "agent",
+)  # fmt: skip
 
 
 class Command(ContractCommand):
@@ -25,25 +30,33 @@ class Command(ContractCommand):
 
     def arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--dataset", type=int, help="its number (the newest; prepared first where there is none)")
-        parser.add_argument("--model", default=DEFAULT_MODEL, help="smollm2, a folder, or a hub name such as distilgpt2")
-        parser.add_argument("--steps", type=int, default=RECIPE.steps, help="(%(default)s)")
-        parser.add_argument("--r", type=int, default=RECIPE.r, help="rank (%(default)s)")
+        parser.add_argument("--model", help=f"smollm2, a folder, or a hub name such as distilgpt2 ({DEFAULT_MODEL})")
+        parser.add_argument("--steps", type=int, help=f"({RECIPE.steps})")
+        parser.add_argument("--r", type=int, help=f"rank ({RECIPE.r})")
         parser.add_argument("--alpha", type=float, help="scale (twice the rank)")
-        parser.add_argument("--learning-rate", type=float, default=RECIPE.learning_rate, help="(%(default)g)")
-        parser.add_argument("--batch", type=int, default=RECIPE.batch, help="examples a step (%(default)s)")
-        parser.add_argument("--micro", type=int, default=RECIPE.micro, help="examples computed at once (%(default)s)")
-        parser.add_argument("--precision", default=RECIPE.precision, choices=PRECISIONS)
-        parser.add_argument("--qlora", action="store_true", help="base model in 4 bits (CUDA)")
-        parser.add_argument("--seed", type=int, default=RECIPE.seed)
-        parser.add_argument("--processes", type=int, default=1, help="train over this many processes (1)")
-        parser.add_argument("--agent", default="lora_rag", help="whose candidate the result becomes; '' for none (%(default)s)")
-        parser.add_argument("--resume", type=int, metavar="RUN", help="go on with a run that was stopped or killed")
+        parser.add_argument("--learning-rate", type=float, help=f"({RECIPE.learning_rate:g})")
+        parser.add_argument("--batch", type=int, help=f"examples a step ({RECIPE.batch})")
+        parser.add_argument("--micro", type=int, help=f"examples computed at once ({RECIPE.micro})")
+        parser.add_argument("--precision", choices=PRECISIONS, help=f"({RECIPE.precision})")
+        parser.add_argument("--qlora", action="store_true", default=None, help="base model in 4 bits (CUDA)")
+        parser.add_argument("--seed", type=int, help=f"({RECIPE.seed})")
+        parser.add_argument("--processes", type=int, help="train over this many processes of this machine (1)")
+        parser.add_argument("--launcher", metavar="OPTIONS", help="train by `accelerate launch OPTIONS`, over several machines")
+        parser.add_argument("--agent", help="whose candidate the result becomes; '' for none (lora_rag)")
+        parser.add_argument(
+            "--resume",
+            type=int,
+            metavar="RUN",
+            help="go on with a run that was stopped; --micro, --qlora may change",
+        )
         parser.add_argument("--queue", action="store_true", help="only put it on the queue; a worker trains")
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
-        run = self._resumed(options["resume"]) if options["resume"] is not None else training_start(self._request(options))
+        run = self._resumed(options) if options["resume"] is not None else training_start(self._request(options))
         if options["queue"]:
             return {"run": run.pk, "job": run.job_id}
+        if run.launcher:
+            self.stderr.write(f"On the other machines: accelerate launch ... -m training.launch {run.folder / SPEC}")
         self.stderr.write(f"Training {run.pk} on {run.dataset} ({run.dataset.counts.get('train')} examples)")
         try:
             jobs.job_run(run.job_id, here=True, on_progress=self.progress)
@@ -56,23 +69,23 @@ class Command(ContractCommand):
             )
         return job.result
 
-    def _resumed(self, number: int) -> TrainingRun:
-        run = training_get(number)
-        training_resume(run)
+    def _resumed(self, options: dict[str, Any]) -> TrainingRun:
+        if fixed := [f"--{name.replace('_', '-')}" for name in FIXED if options[name] is not None]:
+            raise InvalidInput(
+                f"A resumed training goes on as it began, but for --micro and --qlora: leave out {', '.join(fixed)}, or start "
+                "another without --resume."
+            )
+        run = training_get(options["resume"])
+        training_resume(run, micro=options["micro"], quantized=options["qlora"])
         run.refresh_from_db()
         return run
 
     def _request(self, options: dict[str, Any]) -> TrainingRequest:
+        given = {name: value for name, value in options.items() if value is not None}
         names = ("steps", "r", "alpha", "learning_rate", "batch", "micro", "precision", "seed")
-        recipe = replace(RECIPE, **{name: options[name] for name in names}, quantized=options["qlora"])
-        return TrainingRequest(
-            dataset=options["dataset"],
-            prepare=True,
-            model=options["model"],
-            recipe=recipe,
-            processes=options["processes"],
-            agent=options["agent"],
-        )
+        recipe = replace(RECIPE, **{name: given[name] for name in names if name in given}, quantized="qlora" in given)
+        values = {name: given[name] for name in ("dataset", "model", "processes", "launcher", "agent") if name in given}
+        return TrainingRequest(prepare=True, recipe=recipe, **values)
 
     def _ended(self, run: TrainingRun) -> Job:
         """A worker may have been faster to claim the job; then this waits for it."""
