@@ -64,8 +64,9 @@ def measure_scale(dataset: Path, count: int, most: int, peers: str) -> list[dict
     from agents.retrieval.search import METHODS, retrieve
     from agents.retrieval.vectors import text_hashes, vectors_of
     from agents.services.collections import vector_cache
+    from benchmarks.retrieval_memory import memory_of
     from benchmarks.retrieval_peers import hybrid_peer, rank_bm25
-    from benchmarks.retrieval_site import corpus, read_questions, resident, search_times
+    from benchmarks.retrieval_site import corpus, read_questions, search_times
 
     documents = corpus(dataset)
     questions = dict(list(read_questions(dataset)[0].items())[: most or 100])
@@ -101,10 +102,9 @@ def measure_scale(dataset: Path, count: int, most: int, peers: str) -> list[dict
     collection.save()
     rows = []
     for method in METHODS:
-        before = resident()
         taken = search_times(lambda text, method=method: retrieve(collection, text, 10, method), questions)
         row = {"retriever": method, "passages": count, "questions": len(questions), "index_seconds": seconds}
-        rows.append(row | {"memory_bytes": resident() - before, "disk_bytes": size, **taken})
+        rows.append(row | {"memory_bytes": memory_of("scale", method, questions), "disk_bytes": size, **taken})
     rows[1]["agreement_with_scan@10"] = agreement(list(questions.values())[:EXACT])
     if count <= PEERS_UP_TO:
         whole = {str(row): text for row, text in enumerate(texts)}

@@ -57,6 +57,8 @@ def measure(dataset: Path, most: int, strategies: Sequence[str], peers: str) -> 
     from agents.models import Document
     from agents.retrieval.embedding import embedder
     from agents.retrieval.search import METHODS, retrieve
+    from agents.strategies import STRATEGIES
+    from benchmarks.retrieval_memory import memory_of
     from benchmarks.retrieval_peers import llama_index, rank_bm25
 
     questions, qrels = read_questions(dataset)
@@ -70,20 +72,21 @@ def measure(dataset: Path, most: int, strategies: Sequence[str], peers: str) -> 
     names = {pk: data["beir_id"] for pk, data in Document.objects.values_list("id", "metadata")}
     rows = []
     for method in METHODS:
-        before = resident()
         rankings = {
             key: [names[passage.document_id] for passage in retrieve(collection, text, DEEP, method)]
             for key, text in questions.items()
         }
         row = {"retriever": method, **quality(rankings, qrels), "questions": len(questions), "index_seconds": indexed}
-        row |= {"passages": build.chunks, "memory_bytes": resident() - before}
+        row |= {"passages": build.chunks, "memory_bytes": memory_of(collection.name, method, questions)}
         rows.append(row | search_times(lambda text, method=method: retrieve(collection, text, 10, method), questions))
     for name in strategies:
-        before = resident()
-        search, seconds = _strategy(collection, name)
+        begun = time.perf_counter()
+        if needs := STRATEGIES[name].needs:
+            services.derived_refresh(collection, kinds=needs)
+        seconds, search = time.perf_counter() - begun, strategy_search(collection, name)
         rankings = {key: [names[one] for one in search(text, DEEP_STRATEGY)] for key, text in questions.items()}
         row = {"retriever": name, **quality(rankings, qrels), "questions": len(questions), "index_seconds": indexed + seconds}
-        row |= {"passages": build.chunks, "memory_bytes": resident() - before}
+        row |= {"passages": build.chunks, "memory_bytes": memory_of(collection.name, name, questions)}
         rows.append(row | search_times(lambda text, search=search: search(text, 10), questions))
     rows.append(embedding_row(questions))
     documents = corpus(dataset)
@@ -93,23 +96,19 @@ def measure(dataset: Path, most: int, strategies: Sequence[str], peers: str) -> 
     return rows
 
 
-def _strategy(collection: Any, name: str) -> tuple[Callable[[str, int], list[int]], float]:
-    """A search by a strategy with a model that writes nothing of use, and the seconds that its own index took."""
+def strategy_search(collection: Any, name: str) -> Callable[[str, int], list[int]]:
+    """A search by a strategy with a model that writes nothing of use."""
     from agents import services
     from agents.models import AgentVariant
-    from agents.strategies import STRATEGIES, AgentRequest
+    from agents.strategies import AgentRequest
 
-    begun = time.perf_counter()
-    if needs := STRATEGIES[name].needs:
-        services.derived_refresh(collection, kinds=needs)
-    seconds = time.perf_counter() - begun
     variant = AgentVariant(name=name, strategy=name, chat_backend="scripted", chat_options={"answer": "I don't know."})
 
     def search(question: str, k: int) -> list[int]:
         answer = services.agent_answer(variant, AgentRequest(question=question, collection=collection, top_k=k))
         return [passage.document_id for passage in answer.passages]
 
-    return search, seconds
+    return search
 
 
 def corpus(dataset: Path) -> dict[str, str]:

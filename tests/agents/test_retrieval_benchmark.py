@@ -8,6 +8,8 @@ import random
 import numpy as np
 import pytest
 
+from agents.strategies import STRATEGIES
+from benchmarks import retrieval
 from benchmarks.retrieval_scale import WORDS, MadeVectors, made_texts
 from benchmarks.retrieval_site import percentiles, quality
 
@@ -28,6 +30,10 @@ def test_a_document_counts_at_its_best_passage_and_only_ten_are_looked_at():
 def test_quality_is_the_mean_over_the_questions_with_and_without_results():
     found = quality({"1": RANKING, "2": []}, {"1": {"a": 1}, "2": {"a": 1}})
     assert found == {"recall@5": 0.5, "ndcg@10": 0.5, "mrr@10": 0.5}
+
+
+def test_every_strategy_is_measured_that_searches_without_a_training():
+    assert set(retrieval.STRATEGIES.split(",")) == set(STRATEGIES) - {"lora_rag", "quantized_rag"}
 
 
 def test_percentiles():
