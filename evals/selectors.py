@@ -39,7 +39,8 @@ class JudgeCalibration:
 
     @property
     def rows(self) -> list[tuple[str, Calibration]]:
-        return [("gold answers (token F1)", self.gold), ("people's ratings", self.people)]
+        against = [("gold answers (token F1)", self.gold)]
+        return against if self.references else [*against, ("people's ratings", self.people)]
 
     def words(self) -> str:
         judge = f"The judge {self.model}, {self.kind},"
