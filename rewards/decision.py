@@ -192,8 +192,7 @@ def arm_probabilities(
 ) -> tuple[ArmEvidence, np.ndarray]:
     """What the policy sees, and the probability of each variant, shape (K,), before bounds on shares.
 
-    The variants as arms: own rewards, plus each predecessor's at the share that its successor inherits. Probabilities that the
-    evidence alone determines are kept until it changes.
+    The variants as arms: own rewards, plus each predecessor's at the share that its successor inherits.
     now: the time in the unit of the policy's half-life. context: the question's, for a linear policy."""
     lines = tuple(_line(variant.id, state.family) for variant in variants)
     names = tuple(variant.name for variant in variants)
@@ -204,12 +203,6 @@ def arm_probabilities(
     sums = prepared.get(key)
     if sums is None:
         sums = prepared[key] = Sums.of(state.evidence, *key)
-    if policy.half_life is None and not policy.samples:
-        vector = prepared.get((policy, key))
-        if vector is None:
-            vector = prepared[policy, key] = policy.probabilities(sums.evidence, np.random.default_rng(0))
-            vector.setflags(write=False)
-        return sums.evidence, vector
     if policy.half_life is not None:
         sums = sums.scaled(ForwardDecay(half_life=policy.half_life, epoch=state.settings.epoch).scale(now))
     evidence = sums.evidence

@@ -89,12 +89,8 @@ class BanditRouter:
         settings = state.settings
         policy = _policy(settings.kind, settings.parameters)
         vector = linear.question_vector(question) if policy.reads_question else None
-        context = None if vector is None else question_context(vector, policy.dimensions)
-        now = _now(policy, settings.ticks)
-        evidence, probabilities = arm_probabilities(state, category, variants, policy, seed, now=now, context=context)
-        probabilities = _bounded(probabilities, variants, state, relax)
+        probabilities, candidates = _offered(category, variants, state, policy, seed, vector, relax)
         chosen = draw(probabilities, random.Random(seed))  # noqa: S311 - a draw, no secret
-        candidates = _candidates(variants, probabilities, evidence)
         return RoutingDecision(
             variant=variants[chosen],
             mode=Interaction.Mode.BANDIT.value,
@@ -137,6 +133,33 @@ def _undrawn(mode: Interaction.Mode, variant: AgentVariant, state: DecisionState
         seed=None,
         clock=settings.ticks,
     )
+
+
+def _offered(
+    category: str,
+    variants: Sequence[AgentVariant],
+    state: DecisionState,
+    policy: Policy,
+    seed: int,
+    vector: np.ndarray | None,
+    relax: bool,
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Each variant's probability within its bounds, shape (K,), and the candidates as they are logged.
+
+    Where the evidence alone decides, both are kept with it, for the same variants, family, limits and policy."""
+    kept = policy.half_life is None and not policy.samples and not policy.reads_question
+    who = tuple((variant.id, variant.name, variant.revision) for variant in variants)
+    key = (category, policy, state.settings.min_share, relax, who, tuple(state.family.values()))
+    found = state.evidence.prepared.get(key) if kept else None
+    if found is None:
+        context = None if vector is None else question_context(vector, policy.dimensions)
+        now = _now(policy, state.settings.ticks)
+        evidence, free = arm_probabilities(state, category, variants, policy, seed, now=now, context=context)
+        probabilities = _bounded(free, variants, state, relax)
+        found = probabilities, _candidates(variants, probabilities, evidence)
+        if kept:
+            state.evidence.prepared[key] = found
+    return found[0], [dict(candidate) for candidate in found[1]]
 
 
 def _now(policy: Policy, ticks: int) -> float:
