@@ -1,10 +1,13 @@
 """A source opens at its place: rows as a table, the image that a passage speaks of."""
 
+import re
+import uuid
+
 import pytest
 from django.urls import reverse
 
 from agents.models import Chunk, DocumentImage
-from agents.services import collection_get_or_create, document_add
+from agents.services import agent_register, collection_get_or_create, collection_index, document_add
 from tests.agents import sample_files
 
 
@@ -58,3 +61,44 @@ def test_an_image_whose_file_is_gone_is_not_found(reader_client, picture, settin
 def test_the_admin_lists_passages_with_their_place(operator_client, fees):
     page = operator_client.get(reverse("admin:agents_document_change", args=[fees.pk])).content.decode()
     assert "sheet Fees, row 2" in page
+
+
+@pytest.fixture
+def shelf(db, settings, tmp_path):
+    """A PDF of two pages, a table and an image that a real reader reads, and an agent that answers from a script."""
+    settings.MEDIA_ROOT = tmp_path / "uploads"
+    collection = collection_get_or_create("default")
+    cones = "\n".join(f"Storm cone {number} hangs on the mast of berth {number} in a gale." for number in range(14))
+    files = {
+        "lights.pdf": sample_files.pdf(cones, f"{cones}\nLighthouses are painted every seven years."),
+        "crews.csv": b"ship,crew\nAnna,12\nBerta,31\n",
+        "board.png": sample_files.image("PNG", "Ferries to Skarv", "leave at six"),
+    }
+    for name, data in files.items():
+        document_add(collection=collection, name=name, data=data, index=False)
+    collection_index(collection)
+    agent_register(
+        name="scribe", strategy="hybrid_rag", chat_backend="scripted", chat_options={"answer": "It stands there [1]."}
+    )
+
+
+def test_a_citation_in_the_chat_leads_to_the_page_the_rows_and_the_image(shelf, reader_client):
+    asked = {
+        "How often are lighthouses painted?": ("page 2", "Lighthouses are painted every seven years."),
+        "How large is the crew of the ship Berta?": ("rows 2 to 3", "<td>Berta</td><td>31</td>"),
+        "When do ferries to Skarv leave?": ("image 1", "Skarv"),
+    }
+    for question, (place, words) in asked.items():
+        url = reverse("conversation", args=[uuid.uuid4()])
+        turn = reader_client.post(url, {"question": question, "agent": "scribe"}, follow=True).content.decode()
+        anchor = re.search(r'<a class="cite" href="#([^"]+)"', turn)[1]
+        found = turn[turn.index(f'id="{anchor}"') :]
+        assert place in found[: found.index("</summary>")]
+        link = re.search(r'<a class="open" href="([^"]+)"', found)[1]
+        page = reader_client.get(link.partition("#")[0].replace("&amp;", "&")).content.decode()
+        passage = page[page.index('id="passage"') :]
+        assert words in passage
+        assert place in page
+        if place == "image 1":
+            image = re.search(r'<img src="([^"]+)"', passage)[1]
+            assert reader_client.get(image)["Content-Type"] == "image/jpeg"
