@@ -17,9 +17,16 @@ from agents.selectors import LIVE_STATES
 
 
 class AgentSerializer(serializers.ModelSerializer):
+    artifact = serializers.CharField(
+        source="artifact.name", default=None, allow_null=True, help_text="Adapter or build that it answers with."
+    )
+
     class Meta:
         model = AgentVariant
-        fields = ["name", "revision", "strategy", "chat_backend", "chat_model", "parameters", "state", "enabled", "created_at"]
+        fields = [
+            "name", "revision", "strategy", "chat_backend", "chat_model", "artifact", "parameters", "state", "enabled",
+            "created_at",
+        ]  # fmt: skip
 
 
 class IndexSerializer(serializers.Serializer):
@@ -52,7 +59,8 @@ class AgentsView(APIView):
     def get(self, request: Request) -> Response:
         """The revision of every agent that its name answers with; one that is not `enabled` takes no questions."""
         newest: dict[str, Any] = {}
-        for variant in AgentVariant.objects.filter(state__in=LIVE_STATES).order_by("name", "state", "-revision"):
+        order = ("name", "state", "-revision")
+        for variant in AgentVariant.objects.select_related("artifact").filter(state__in=LIVE_STATES).order_by(*order):
             newest.setdefault(variant.name, variant)
         return Response({"agents": AgentSerializer(newest.values(), many=True).data})
 

@@ -50,12 +50,15 @@ class DecisionSerializer(serializers.ModelSerializer):
     to_state = serializers.ChoiceField(choices=AgentVariant.State.values, help_text="Of what waits: where a click leads.")
     figures = serializers.DictField()
     rollback_to = serializers.CharField(allow_null=True, help_text="Who answers after a rollback.")
+    user = serializers.CharField(
+        source="user.username", default=None, allow_null=True, help_text="Who did it, or had the rule of `decided_by` asked."
+    )
 
     class Meta:
         model = PromotionDecision
         fields = [
             "decision", "agent", "revision", "at", "from_state", "to_state", "verdict", "override", "reason", "figures",
-            "rollback_to", "decided_by",
+            "rollback_to", "decided_by", "user",
         ]  # fmt: skip
 
 
@@ -85,7 +88,9 @@ class AgentView(_Operators, APIView):
         """An agent's revisions with their states, its canary, and its last decisions."""
         revisions = variants_of(name)
         canary = Canary.objects.select_related("variant", "incumbent").filter(variant__in=revisions).first()
-        decisions = PromotionDecision.objects.filter(variant__in=revisions).select_related("variant", "rollback_to")[:SHOWN]
+        decisions = PromotionDecision.objects.filter(variant__in=revisions).select_related("variant", "rollback_to", "user")[
+            :SHOWN
+        ]
         return Response(AgentDetailSerializer({"revisions": revisions, "canary": canary, "decisions": decisions}).data)
 
 

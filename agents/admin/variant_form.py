@@ -17,8 +17,8 @@ from agents.strategies import STRATEGIES
 PARAMETERS = ParameterFields({name: strategy.Parameters for name, strategy in STRATEGIES.items()}, selector="strategy")
 _STRATEGY_CHOICES = [(name, f"{strategy.title}: {strategy.summary}") for name, strategy in STRATEGIES.items()]
 REGISTERED = (
-    *("name", "strategy", "chat_backend", "chat_model", "chat_options", "parameters", "inherit", "note"),
-    *("state", "enabled"),
+    *("name", "strategy", "chat_backend", "chat_model", "chat_options", "artifact", "parameters"),
+    *("inherit", "note", "state", "enabled"),
 )
 
 
@@ -31,7 +31,7 @@ class BaseVariantForm(forms.ModelForm):
 
     class Meta:
         model = AgentVariant
-        fields = ("name", "strategy", "chat_backend", "chat_model", "chat_options", "inherit", "state", "enabled", "note")
+        fields = tuple(name for name in REGISTERED if name != "parameters")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -39,6 +39,12 @@ class BaseVariantForm(forms.ModelForm):
             self.fields["note"].widget.attrs["rows"] = 2
         if "chat_options" in self.fields:
             self.fields["chat_options"].widget = UnfoldAdminTextareaWidget(attrs={"rows": 6, "spellcheck": "false"})
+        if "artifact" in self.fields:
+            self.fields["artifact"].help_text = (
+                "Adapter that the chat model answers with, or quantized build that answers in its place. Trainings and "
+                "quantizations make them."
+            )
+            self.fields["artifact"].empty_label = "none"
         if self.instance.pk:
             self.initial.update(PARAMETERS.initial(self.instance.strategy, self.instance.parameters))
 

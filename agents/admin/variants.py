@@ -24,7 +24,7 @@ from agents.selectors import live_variants
 from agents.services import agent_register, agent_revise, agent_set_enabled, agent_set_state
 
 STATE_LABELS = {"active": "success", "canary": "info", "candidate": "warning", "retired": ""}
-_DOING = ("strategy", "chat_backend", "chat_model", "chat_options", "parameters", "inherit")
+_DOING = ("strategy", "chat_backend", "chat_model", "chat_options", "artifact", "parameters", "inherit")
 
 
 class RevisionFilter(admin.SimpleListFilter):
@@ -64,6 +64,7 @@ class AgentVariantAdmin(SimpleHistoryAdmin, ModelAdmin):
     list_display = ("agent", "state_label", "enabled", "strategy", "chat")
     list_filter = (RevisionFilter, "state", "enabled", "strategy")
     search_fields = ("name", "note", "chat_model")
+    list_select_related = ("artifact",)
     list_per_page = 50
     conditional_fields = PARAMETERS.conditions
     readonly_fields = ("name", "revision", "state", "enabled", "predecessor", "created_by", "created_at")
@@ -81,7 +82,7 @@ class AgentVariantAdmin(SimpleHistoryAdmin, ModelAdmin):
             revising = (
                 "Saving a change from here on makes the next revision. Interactions keep the revision that answered them."
             )
-        does = ["strategy", "chat_backend", "chat_model", "chat_options"]
+        does = ["strategy", "chat_backend", "chat_model", "chat_options", "artifact"]
         return [
             (None, {"fields": who}),
             ("What it does", {"fields": does, "description": revising}),
@@ -110,7 +111,11 @@ class AgentVariantAdmin(SimpleHistoryAdmin, ModelAdmin):
 
     @display(description="Chat model", ordering="chat_model")
     def chat(self, variant: AgentVariant) -> str:
-        return variant.chat_model or f"default of {variant.get_chat_backend_display()}"
+        model = variant.chat_model or f"default of {variant.get_chat_backend_display()}"
+        if variant.artifact is None:
+            return model
+        page = reverse("admin:agents_modelartifact_change", args=[variant.artifact_id])
+        return format_html('{}, <a class="text-link" href="{}">{}</a>', model, page, variant.artifact)
 
     # Saving -----------------------------------------------------------------------------------------------------------
 

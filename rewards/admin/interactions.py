@@ -197,6 +197,9 @@ class InteractionAdmin(ReadOnlyAdmin):
         )
 
 
+PANELS: list[Callable[[Interaction], dict[str, Any]]] = []  # of the apps that build on this one: what each adds to the page
+
+
 def page(interaction: Interaction) -> dict[str, Any]:
     """What the page of an interaction shows, ready for the template."""
     candidates = sorted(interaction.candidates, key=lambda one: -one["probability"])
@@ -219,6 +222,7 @@ def page(interaction: Interaction) -> dict[str, Any]:
         **trace_of(interaction),
         "ratings": noted(list(interaction.rewards.all())),
         "pull": getattr(interaction, "pull", None),
+        **{name: value for panel in PANELS for name, value in panel(interaction).items()},
     }
 
 

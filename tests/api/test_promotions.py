@@ -31,8 +31,8 @@ def test_a_run_decides_and_the_agent_shows_it(operator_api, library):
     done = operator_api.send("/api/agents/worse/promote", {"run": run.pk})
     assert done.status_code == 200, done.content
     body = done.json()
-    assert (body["verdict"], body["to_state"], body["rollback_to"], body["decided_by"]) == (
-        "promoted", "canary", "worse r1", "olga",
+    assert (body["verdict"], body["to_state"], body["rollback_to"], body["decided_by"], body["user"]) == (
+        "promoted", "canary", "worse r1", "gate", "olga",
     )  # fmt: skip
     assert body["figures"]["n"] == 60 and body["figures"]["source"] == f"eval run {run.pk}"
     shown = operator_api.get("/api/agents/worse").json()

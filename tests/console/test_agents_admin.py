@@ -7,7 +7,7 @@ from django.urls import reverse
 
 from adaptrag.orchestrator import CompareRequest, compare
 from agents.classifier import CATEGORIES
-from agents.models import AgentVariant
+from agents.models import AgentVariant, ModelArtifact
 from rewards.admin.agents import learned
 from rewards.models import Interaction, PriorReward
 
@@ -27,6 +27,11 @@ def form(**changes):
         "enabled": "on",
         "note": "",
     } | changes
+
+
+def artifact(name="lora-1", **values):
+    fields = {"kind": "adapter", "base_model": "smollm2", "path": f"artifacts/{name}", "sha256": "0"}
+    return ModelArtifact.objects.create(name=name, **fields | values)
 
 
 def priors(rows=()):
@@ -213,3 +218,16 @@ def test_the_traffic_beside_the_agents_is_read_from_kept_sums(history, agents):
     assert len(queries) == 2 and not any('"rewards_interaction"' in query["sql"] for query in queries)
     asked = [Interaction.objects.filter(variant=agent).exclude(mode="compare").count() for agent in agents]
     assert [figures[agent.pk].share for agent in agents] == [count / 4 for count in asked]
+
+
+def test_an_artifact_is_chosen_on_the_form_and_linked_from_the_agent(operator_client):
+    first, second = artifact("lora-1"), artifact("lora-2")
+    operator_client.post(ADD, form(artifact=first.pk))
+    variant = AgentVariant.objects.get(name="fresh")
+    assert variant.artifact == first
+    response = operator_client.post(change(variant), saved(variant, artifact=second.pk), follow=True)
+    assert "artifact: lora-1 → lora-2" in response.content.decode()
+    assert AgentVariant.objects.get(name="fresh", revision=2).artifact == second
+    page = reverse("admin:agents_modelartifact_change", args=[second.pk])
+    assert page in operator_client.get(reverse("admin:agents_agentvariant_changelist")).content.decode()
+    assert "fresh r2" in operator_client.get(page).content.decode()

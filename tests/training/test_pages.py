@@ -56,6 +56,25 @@ def test_every_page_opens(staff, run):
         assert "<b>it</b>" not in page.content.decode()
 
 
+def test_one_walks_from_an_interaction_to_what_learned_from_it_and_back(staff, run):
+    run.artifact = ModelArtifact.objects.create(name="lora-1", kind="adapter", base_model="smollm2", path="x", sha256="0")
+    run.save()
+    build = ModelArtifact.objects.create(
+        name="quant-1", kind="quantized", base_model="smollm2", path="y", sha256="1", parent=run.artifact
+    )
+    row = run.dataset.examples.first().interaction
+    page = staff.get(reverse("admin:rewards_interaction_change", args=[row.pk])).content.decode()
+    shown = page.split("Learned from by")[1]
+    for one in (run.dataset, run.artifact, build):
+        assert reverse(f"admin:{one._meta.app_label}_{one._meta.model_name}_change", args=[one.pk]) in shown
+    for one in (run.artifact, build):
+        page = staff.get(reverse("admin:agents_modelartifact_change", args=[one.pk])).content.decode()
+        assert "1 logged questions" in page and f"dataset__id__exact={run.dataset_id}" in page
+    other = logged(live_variant("hybrid_rag"), "Who else?", "Bert", reward=1.0)
+    page = staff.get(reverse("admin:rewards_interaction_change", args=[other.pk])).content.decode()
+    assert "No dataset has it to train on." in page
+
+
 def test_the_page_of_a_training_shows_its_loss_curve_live(staff, run):
     page = staff.get(reverse("admin:training_trainingrun_change", args=[run.pk])).content.decode()
     assert "step 2 of 5" in page

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from training.admin import quantizations, rows, runs
+from training.admin import interactions, quantizations, rows, runs
 
-__all__ = ["quantizations", "rows", "runs"]
+__all__ = ["interactions", "quantizations", "rows", "runs"]

@@ -21,7 +21,8 @@ from adaptrag.common.confirmation import Question
 from adaptrag.common.errors import AdaptRAGError
 from adaptrag.common.models import Job
 from agents.models import AgentVariant, ModelArtifact
-from training.models import SFTDataset, SFTExample, TeacherBudget, TrainingRun
+from training.models import SFTDataset, SFTExample, TeacherBudget
+from training.selectors import interactions_behind, training_of
 from training.services import DatasetRequest, dataset_drop, dataset_enqueue
 
 STATE_LABELS = {"queued": "warning", "running": "info", "succeeded": "success", "failed": "danger", "cancelled": ""}
@@ -167,7 +168,7 @@ class TeacherBudgetAdmin(ModelAdmin):
 class ModelArtifactAdmin(ReadOnlyAdmin):
     list_display = ("name", "kind", "base_model", "size", "training_link", "agents", "created_at")
     list_filter = ("kind",)
-    readonly_fields = ("training_link", "agents")
+    readonly_fields = ("training_link", "made_of", "agents")
     empty_hint = "Trainings make artifacts."
 
     @display(description="On disk", ordering="bytes_on_disk")
@@ -176,7 +177,18 @@ class ModelArtifactAdmin(ReadOnlyAdmin):
 
     @display(description="Training")
     def training_link(self, artifact: ModelArtifact) -> str:
-        return link(TrainingRun.objects.filter(artifact=artifact).first())
+        return link(training_of(artifact))
+
+    @display(description="Made of")
+    def made_of(self, artifact: ModelArtifact) -> str:
+        run = training_of(artifact)
+        if run is None:
+            return "–"
+        page = reverse("admin:training_sftexample_changelist")
+        return format_html(
+            '{}: <a class="text-link" href="{}?dataset__id__exact={}&split__exact={}">{} logged questions</a>',
+            link(run.dataset), page, run.dataset_id, SFTExample.Split.TRAIN, interactions_behind(run).count(),
+        )  # fmt: skip
 
     @display(description="Agents")
     def agents(self, artifact: ModelArtifact) -> str:
