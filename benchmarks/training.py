@@ -1,5 +1,7 @@
 """Training: token F1 of the student before and after 15 and 100 steps, beside a plain LoRA with transformers' Trainer.
 
+Tokens a second are real tokens, without padding, by the wall clock of the Trainer's loop, on both sides.
+
 Questions of a BEIR folder with their gold passages, in the prompt of `lora_rag`. Those whose hash is lowest are held out and
 asked; the others are trained on. Each training and each examination is a process of its own, so that its memory is its own.
 """
@@ -22,7 +24,9 @@ from typing import Any
 from adaptrag.common.errors import AdaptRAGError, InvalidInput
 
 ROOT = Path(__file__).resolve().parent.parent
-PLAIN = "plain LoRA, transformers Trainer (r 16, lr 5e-4, padded)"
+PLAIN = "plain LoRA, transformers Trainer, {} (r 16, lr 5e-4, padded)"
+MEASURED = ("tokens_per_second", "peak_memory_bytes", "seconds")  # of a training; null where there was none
+AVERAGED = ("token_f1", "exact_match", "asking_seconds", "tokens_per_second", "seconds")
 AT_ONCE = 16  # questions given to the engine at a time
 
 
@@ -41,9 +45,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: dict[str, Any], progress: Callable[[float, str], Any]) -> list[dict[str, Any]]:
-    """Rows {model, steps, seed, token_f1, exact_match, n, tokens_per_second, peak_memory_bytes, seconds}; seconds from cold."""
+    """Rows {model, steps, seed, token_f1, exact_match, n, tokens_per_second, peak_memory_bytes, seconds}; seconds from cold.
+
+    Of each kind and length one a seed, and with several seeds their mean. The plain LoRA is trained in fp32, which the speed is
+    compared with, and where the processor multiplies bf16 in that too.
+    """
     from agents.llm.weights import model_folder
     from agents.strategies.lora_rag import LoraRAG
+    from training.lora import precision_for
 
     steps = [int(part) for part in options["steps"].split(",")]
     known = read(options["dataset"])
@@ -56,24 +65,38 @@ def run(options: dict[str, Any], progress: Callable[[float, str], Any]) -> list[
         "asked": [[one.messages, one.answers] for one in asked],
         "max_tokens": LoraRAG.Parameters().max_tokens,
     }
-    jobs = [(options["model"], 0, 0, "none")]
-    for seed in range(options["seeds"]):
-        if not options["no_plain"]:
-            jobs.append((PLAIN, steps[0], seed, "plain"))
-        jobs += [(f"{options['model']} + adapter", count, seed, "own") for count in steps]
+    precisions = [] if options["no_plain"] else dict.fromkeys(("fp32", precision_for("auto")))
+    name, gold = options["model"], [[*one.messages, {"role": "assistant", "content": one.answers[0]}] for one in rest]
+    kinds = [(PLAIN.format(one), steps[0], {"kind": "plain", "precision": one, "chats": gold}) for one in precisions]
+    kinds += [(f"{name} + adapter", count, {"kind": "own", "chats": gold}) for count in steps]
     rows = []
     with tempfile.TemporaryDirectory(prefix="adaptrag-training-") as folder:
-        for number, (name, count, seed, kind) in enumerate(jobs):
-            progress(number / len(jobs), f"{name}, {count} steps")
+        jobs: list[tuple[str, int, int | None, dict[str, Any]]] = [(name, 0, None, {})]
+        jobs += [(title, count, seed, spec) for seed in range(options["seeds"]) for title, count, spec in kinds]
+        for number, (title, count, seed, spec) in enumerate(jobs):
+            progress(number / len(jobs), f"{title}, {count} steps")
             out = Path(folder) / str(number)
-            trained: dict[str, Any] = {}
-            if kind != "none":
-                chats = [[*one.messages, {"role": "assistant", "content": one.answers[0]}] for one in rest]
-                trained = _child({"kind": kind, "model": base["model"], "chats": chats, "steps": count, "seed": seed}, out)
-            scores = _child(base | {"kind": "ask", "adapter": str(out / "adapter") if trained else None}, Path(f"{out}-asked"))
-            rows.append({"model": name, "steps": count, "seed": seed, **scores, **trained})
+            trained: dict[str, Any] = dict.fromkeys(MEASURED)
+            if spec:
+                trained = _child(spec | {"model": base["model"], "steps": count, "seed": seed}, out)
+            scores = _child(base | {"kind": "ask", "adapter": str(out / "adapter") if spec else None}, Path(f"{out}-asked"))
+            rows.append({"model": title, "steps": count, "seed": seed, **scores, **trained})
     progress(1, "")
-    return rows
+    return with_means(rows)
+
+
+def with_means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, and behind those of several seeds their mean."""
+    kinds: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault((row["model"], row["steps"]), []).append(row)
+    found: list[dict[str, Any]] = []
+    for same in kinds.values():
+        found += same
+        if len(same) > 1:
+            means = {name: sum(row[name] for row in same) / len(same) for name in same[0] if name in AVERAGED}
+            found.append(same[0] | means | {"seed": "mean", "peak_memory_bytes": max(row["peak_memory_bytes"] for row in same)})
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +139,7 @@ def read(dataset: Path) -> list[Question]:
         request = AgentRequest(question=row["text"].strip(), collection=None)
         messages = answer_messages(request, passages[: parameters.prompt_passages], parameters)
         digest = hashlib.sha256(row["_id"].encode()).hexdigest()
-        found.append((digest, Question(messages=[message.as_dict() for message in messages], answers=answers)))
+        found.append((digest, Question(messages=[one.as_dict() for one in messages], answers=answers)))
     return [question for _, question in sorted(found, key=lambda pair: pair[0])]
 
 
@@ -155,7 +178,8 @@ def plain(spec: dict[str, Any], out: Path) -> dict[str, Any]:
     torch.manual_seed(spec["seed"])
     encoder = Encoder(Path(spec["model"]))
     examples = [encoder.encode(chat) for chat in spec["chats"]]
-    model = AutoModelForCausalLM.from_pretrained(spec["model"], dtype=torch.float32, use_safetensors=True)
+    dtype = torch.bfloat16 if spec["precision"] == "bf16" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(spec["model"], dtype=dtype, use_safetensors=True)
     model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
     counted = {"tokens": 0, "seconds": 0.0, "began": 0.0}
 

@@ -15,7 +15,7 @@ def dataset(tmp_path):
     (folder / "qrels").mkdir(parents=True)
     rows = range(12)
     corpus = [{"_id": f"d{n}", "title": f"Town {n}", "text": f"Its bridge was built in {1700 + n}."} for n in rows]
-    queries = [{"_id": f"q{n}", "text": "When?", "metadata": {"answers": [str(1700 + n)]}} for n in rows]
+    queries = [{"_id": f"q{n}", "text": f"When was town{n} built?", "metadata": {"answers": [str(1700 + n)]}} for n in rows]
     (folder / "corpus.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in corpus))
     (folder / "queries.jsonl").write_text(
         "".join(f"{json.dumps(row)}\n" for row in [*queries, {"_id": "x", "text": "No gold"}])
@@ -28,7 +28,7 @@ def test_questions_come_with_their_gold_passages_in_the_prompt_of_lora_rag(datas
     found = training.read(dataset)
     assert len(found) == 12
     for one in found:
-        assert one.messages[-1]["content"].endswith("Question: When?")
+        assert one.messages[-1]["content"].endswith(" built?")
         assert one.answers[0] in one.messages[-1]["content"]
 
 
@@ -38,12 +38,24 @@ def test_a_folder_without_judgements_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_table_has_a_row_for_the_base_the_plain_and_each_length(dataset, tmp_path):
+def test_the_table_has_a_row_for_the_base_the_plain_and_each_length(dataset, tmp_path, monkeypatch):
     options = {
         "dataset": dataset, "eval_dataset": None, "model": str(make(tmp_path / "student")), "steps": "1,2", "questions": 4,
         "seeds": 1, "no_plain": False,
     }  # fmt: skip
+    monkeypatch.setattr("training.lora.precision_for", lambda wanted: "fp32")
     rows = training.run(options, lambda *_: None)
     assert [row["steps"] for row in rows] == [0, 1, 1, 2]
     assert all(row["n"] == 4 and 0 <= row["token_f1"] <= 1 for row in rows)
     assert all(row["tokens_per_second"] > 0 and row["seconds"] > 0 for row in rows[1:])
+    assert (rows[0]["tokens_per_second"], rows[0]["seconds"]) == (None, None)
+
+
+def test_several_seeds_have_a_mean_row_behind_them_and_the_base_has_none():
+    base = {"model": "m", "steps": 0, "seed": None, "token_f1": 0.1, "n": 4} | dict.fromkeys(training.MEASURED)
+    one = {"model": "m + adapter", "steps": 15, "token_f1": 0.4, "n": 4, "tokens_per_second": 100.0, "seconds": 9.0}
+    rows = [base] + [one | {"seed": seed, "token_f1": 0.4 + seed / 10, "peak_memory_bytes": seed} for seed in range(3)]
+    *same, mean = training.with_means(rows)
+    assert same == rows
+    assert (mean["seed"], mean["n"], mean["peak_memory_bytes"]) == ("mean", 4, 2)
+    assert mean["token_f1"] == pytest.approx(0.5)
