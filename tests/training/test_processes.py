@@ -6,14 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from agents.llm.adapters import WEIGHTS
-from tests.agents.tiny_chat import make
-from tests.ops.site import ROOT
+from tests.agents.faulty_server import answer, serving
+from tests.agents.tiny_chat import make, until
+from tests.ops.site import ROOT, Site
 from tests.training.chats import chat, chats
 from training.launch import launch
 from training.lora import Recipe, train_lora
@@ -68,6 +70,37 @@ def test_a_training_killed_with_minus_nine_is_resumed_by_the_command(tmp_path):
     curve = json.loads(manage("shell", "-v0", "-c", code))
     steps = [point["step"] for point in curve if "train_loss" in point]
     assert steps == sorted(set(steps)) == list(range(1, result["steps"] + 1))
+
+
+def test_a_distillation_killed_with_minus_nine_repeats_no_more_than_the_calls_that_were_under_way(tmp_path):
+    questions, at_once = 40, 4
+    code = (
+        "from tests.training.chats import logged; from agents.services import agents_register_defaults;"
+        "from agents.selectors import live_variant; agents_register_defaults(); one = live_variant('hybrid_rag');"
+        f"[logged(one, f'When was bridge number {{n}} built?', 'I think 1950.') for n in range({questions})]"
+    )
+    good = answer("1701")
+
+    def slow(handler, body):
+        time.sleep(0.05)
+        good(handler, body)
+
+    with serving() as server:
+        server.behaviours = [slow]
+        site = Site(tmp_path / "site", ADAPTRAG_TEACHER_MODEL="tiny", OPENAI_BASE_URL=server.url)
+        for words in (("migrate", "-v0"), ("shell", "-v0", "-c", code)):
+            done = site.manage(*words)
+            assert done.returncode == 0, done.stderr
+        words = [sys.executable, "manage.py", "distill_teacher", "--concurrency", str(at_once)]
+        process = subprocess.Popen(words, cwd=ROOT, env=site.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until(lambda: len(server.requests) >= questions // 2, 60)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        result = site.must("distill_teacher", "--resume", "1")
+    served = Counter(body["messages"][-1]["content"] for body in server.requests)
+    assert (result["asked"], len(served)) == (questions, questions)
+    assert max(served.values()) <= 2
+    assert sum(count > 1 for count in served.values()) <= at_once
 
 
 def test_the_shipped_model_learns_in_a_few_steps_to_answer_short(tmp_path):
