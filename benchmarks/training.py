@@ -42,6 +42,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--questions", type=int, default=300, help="asked, and held out (300)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind (3)")
     parser.add_argument("--no-plain", action="store_true", help="leave out the plain LoRA")
+    parser.add_argument(
+        "--from-feedback", action="store_true", help="also train on what simulated users rate and correct, and on that alone"
+    )
+    parser.add_argument("--rounds", type=int, default=300, help="that they play (300)")
+    parser.add_argument("--correct-rate", type=float, default=0.3, help="share of poor answers that they correct (0.3)")
 
 
 def run(options: dict[str, Any], progress: Callable[[float, str], Any]) -> list[dict[str, Any]]:
@@ -50,6 +55,8 @@ def run(options: dict[str, Any], progress: Callable[[float, str], Any]) -> list[
     Of each kind and length one a seed, and with several seeds their mean. The plain LoRA is trained in fp32, which the speed is
     compared with, and where the processor multiplies bf16 in that too.
     """
+    from django.conf import settings
+
     from agents.llm.weights import model_folder
     from agents.strategies.lora_rag import LoraRAG
     from training.lora import precision_for
@@ -71,6 +78,18 @@ def run(options: dict[str, Any], progress: Callable[[float, str], Any]) -> list[
     kinds += [(f"{name} + adapter", count, {"kind": "own", "chats": gold}) for count in steps]
     rows = []
     with tempfile.TemporaryDirectory(prefix="adaptrag-training-") as folder:
+        if options["from_feedback"]:
+            progress(0, f"{options['rounds']} rounds with simulated users")
+            spec = {
+                "kind": "feedback", "model": name, "dataset": str(options["dataset"].resolve()), "seed": 0,
+                "held_out": [one.key for one in held_out], "models_dir": str(settings.ADAPTRAG_MODELS_DIR),
+                "rounds": options["rounds"], "correct_rate": options["correct_rate"],
+            }  # fmt: skip
+            found = _child(spec, Path(folder) / "feedback")
+            if found["source"] == "builtin":
+                raise BenchmarkFailed("Nothing that the simulated users rated or corrected can be learned from: more --rounds.")
+            words = f"{name} + adapter from feedback ({options['rounds']} rounds, {len(found['chats'])} examples)"
+            kinds += [(words, count, {"kind": "own", "chats": found["chats"]}) for count in steps]
         jobs: list[tuple[str, int, int | None, dict[str, Any]]] = [(name, 0, None, {})]
         jobs += [(title, count, seed, spec) for seed in range(options["seeds"]) for title, count, spec in kinds]
         for number, (title, count, seed, spec) in enumerate(jobs):
@@ -101,6 +120,7 @@ def with_means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
+    key: str
     messages: list[dict[str, str]]
     answers: list[str]
 
@@ -139,7 +159,7 @@ def read(dataset: Path) -> list[Question]:
         request = AgentRequest(question=row["text"].strip(), collection=None)
         messages = answer_messages(request, passages[: parameters.prompt_passages], parameters)
         digest = hashlib.sha256(row["_id"].encode()).hexdigest()
-        found.append((digest, Question(messages=[one.as_dict() for one in messages], answers=answers)))
+        found.append((digest, Question(key=row["_id"], messages=[one.as_dict() for one in messages], answers=answers)))
     return [question for _, question in sorted(found, key=lambda pair: pair[0])]
 
 
@@ -258,8 +278,10 @@ def ask(spec: dict[str, Any], out: Path) -> dict[str, Any]:
 def main(out: Path) -> None:
     began = time.perf_counter()
     spec = json.loads((out / "spec.json").read_text())
-    result = {"own": own, "plain": plain, "ask": ask}[spec["kind"]](spec, out)
-    if spec["kind"] != "ask":
+    from benchmarks.feedback_site import collect
+
+    result = {"own": own, "plain": plain, "ask": ask, "feedback": collect}[spec["kind"]](spec, out)
+    if spec["kind"] in ("own", "plain"):
         result["seconds"] = time.perf_counter() - began
     (out / "result.json").write_text(json.dumps(result))
 

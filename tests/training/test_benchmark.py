@@ -41,7 +41,7 @@ def test_a_folder_without_judgements_is_refused(tmp_path):
 def test_the_table_has_a_row_for_the_base_the_plain_and_each_length(dataset, tmp_path, monkeypatch):
     options = {
         "dataset": dataset, "eval_dataset": None, "model": str(make(tmp_path / "student")), "steps": "1,2", "questions": 4,
-        "seeds": 1, "no_plain": False,
+        "seeds": 1, "no_plain": False, "from_feedback": False,
     }  # fmt: skip
     monkeypatch.setattr("training.lora.precision_for", lambda wanted: "fp32")
     rows = training.run(options, lambda *_: None)
@@ -59,3 +59,18 @@ def test_several_seeds_have_a_mean_row_behind_them_and_the_base_has_none():
     assert same == rows
     assert (mean["seed"], mean["n"], mean["peak_memory_bytes"]) == ("mean", 4, 2)
     assert mean["token_f1"] == pytest.approx(0.5)
+
+
+@pytest.mark.slow
+def test_simulated_users_give_examples_of_questions_that_are_not_held_out(dataset, tmp_path, settings):
+    held_out = [question.key for question in training.read(dataset)[:4]]
+    spec = {
+        "kind": "feedback", "model": str(make(tmp_path / "student")), "dataset": str(dataset), "seed": 0, "held_out": held_out,
+        "models_dir": str(settings.ADAPTRAG_MODELS_DIR), "rounds": 8, "correct_rate": 1.0,
+    }  # fmt: skip
+    found = training._child(spec, tmp_path / "out")
+    assert (found["origins"], len(found["chats"])) == ({"correction": 8}, 8)
+    for *prompt, answer in found["chats"]:
+        town = int(answer["content"]) - 1700
+        assert f"When was town{town} built?" in prompt[-1]["content"]
+        assert f"q{town}" not in held_out
