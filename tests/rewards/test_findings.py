@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from rewards.findings import Asked, Log, Revision, analyse, effect
+from rewards.findings.agents import drift
+from rewards.findings.questions import hours
 
 AGENTS, CATEGORIES = ("alpha", "beta", "gamma"), ("factual", "vague")
 LIVE = {name: Revision(agent=name, revision=1, prompt_passages=3) for name in AGENTS}
@@ -115,14 +117,12 @@ def test_a_better_top_k_is_offered_as_the_default_and_says_what_the_agents_read(
 
 def test_intervals_of_what_was_chosen_for_its_size_hold_the_truth():
     """No hour matters, and beta changes by -0.3: the worst of 24 windows holds 0, the change at the place found its size."""
-    from rewards.findings import _drift, _hours
-
-    hours = [one for seed in range(120) for one in _hours(log(seed, n=400))]
-    assert np.mean([one.low <= 0 <= one.high for one in hours]) >= 0.95
+    found = [one for seed in range(120) for one in hours(log(seed, n=400))]
+    assert np.mean([one.low <= 0 <= one.high for one in found]) >= 0.95
     changes = [
         one
         for seed in range(120)
-        for one in _drift(log(seed, mean=lambda rows: np.where((rows["agent"] == 1) & (rows["place"] > 0.5), 0.4, 0.7)))
+        for one in drift(log(seed, mean=lambda rows: np.where((rows["agent"] == 1) & (rows["place"] > 0.5), 0.4, 0.7)))
         if one.key == "drift:beta"
     ]
     assert len(changes) > 80
