@@ -349,6 +349,7 @@ def test_killed_at_every_stage_and_resumed_gives_the_same_verdict(site, student,
     is not yet written."""
     site.ADAPTRAG_GATE_MARGIN = 0.05
     site.ADAPTRAG_TEACHER_MODEL = "teacher"
+    site.ADAPTRAG_TEACHER_OPTIONS = {"price_prompt_per_million": 0, "price_completion_per_million": 0}
     log(incumbent_registered(price_prompt_per_million=1000), 40)
     kills, killed = [], []
     for name in NAMES:
