@@ -276,6 +276,7 @@ SPECTACULAR_SETTINGS = {
     "REDOC_DIST": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
     "ENUM_ADD_EXPLICIT_BLANK_NULL_CHOICE": False,
+    "ENUM_NAME_OVERRIDES": {"AgentVariantStateEnum": "agents.models.AgentVariant.State"},
     "PREPROCESSING_HOOKS": ["adaptrag.api.schema.only_api"],
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "adaptrag.api.schema.add_errors"],
 }

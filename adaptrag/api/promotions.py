@@ -46,8 +46,8 @@ class DecisionSerializer(serializers.ModelSerializer):
     agent = serializers.CharField(source="variant.name")
     revision = serializers.IntegerField(source="variant.revision")
     verdict = serializers.ChoiceField(choices=PromotionDecision.Verdict.values)
-    from_state = serializers.ChoiceField(choices=AgentVariant.State.values)
-    to_state = serializers.ChoiceField(choices=AgentVariant.State.values, help_text="Of what waits: where a click leads.")
+    from_state = serializers.ChoiceField(choices=AgentVariant.State.choices)
+    to_state = serializers.ChoiceField(choices=AgentVariant.State.choices, help_text="Of what waits: where a click leads.")
     figures = serializers.DictField()
     rollback_to = serializers.CharField(allow_null=True, help_text="Who answers after a rollback.")
     user = serializers.CharField(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agents.services.agents import (
     agent_answer,
+    agent_name_check,
     agent_register,
     agent_revise,
     agent_set_enabled,
@@ -27,6 +28,7 @@ __all__ = [
     "CorpusResult",
     "DocumentResult",
     "agent_answer",
+    "agent_name_check",
     "agent_register",
     "agent_revise",
     "agent_set_enabled",

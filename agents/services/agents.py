@@ -18,7 +18,7 @@ from agents.events import answering_changed
 from agents.llm.adapters import folder_name
 from agents.llm.base import ChatModel, OnText
 from agents.llm.factory import absent_model, chat_model, validate_options
-from agents.models import AgentVariant, ModelArtifact
+from agents.models import AgentVariant, ModelArtifact, slug_validator
 from agents.retrieval.external import external_search
 from agents.retrieval.search import current_build, retrieve
 from agents.selectors import LIVE_STATES
@@ -53,6 +53,14 @@ def agent_validate(*, strategy: str, chat_backend: str, chat_options: dict[str, 
 
 
 @transaction.atomic
+def agent_name_check(name: str) -> None:
+    """Raises InvalidInput where no agent can have that name."""
+    try:
+        slug_validator(name)
+    except ValidationError as error:
+        raise InvalidInput(f"No agent can be called {name!r}. {error.messages[0]}", field="agent") from error
+
+
 def agent_register(
     *,
     name: str,

@@ -49,7 +49,7 @@ def test_every_row_arrives_with_its_relations(site, tmp_path):
         with psycopg.connect(address) as connection:
             moved = connection.execute(COUNTS).fetchone()
             connection.execute(
-                "INSERT INTO agents_collection (name, description, language, content_version, created_at) "
-                "VALUES ('next', '', 'english', 0, now())"
+                "INSERT INTO agents_collection (name, description, language, top_k, content_version, created_at) "
+                "VALUES ('next', '', 'english', 5, 0, now())"
             )  # the sequences go on behind the moved rows
     assert moved == (5, 2.5, 1) == site.rows(COUNTS)[0]

@@ -332,6 +332,11 @@ def test_a_recipe_that_can_t_be_is_told_by_name(log, student, values):
     assert not TrainingRun.objects.exists()
 
 
+def test_a_name_that_no_agent_can_have_is_told(log, student):
+    with pytest.raises(InvalidInput, match=r"No agent can be called 'Two words'\. Use 1 to 64 lower-case"):
+        training_start(TrainingRequest(dataset=_prepared(student).pk, model=str(student), recipe=RECIPE, agent="Two words"))
+
+
 # lora_rag ---------------------------------------------------------------------------------------------------------------
 
 

@@ -18,8 +18,8 @@ from adaptrag.common.models import Job
 from adaptrag.common.reaper import jobs_reap
 from agents.llm.builds import ARTIFACTS
 from agents.llm.weights import DEFAULT_MODEL, model_folder
-from agents.models import AgentVariant, ModelArtifact, slug_validator
-from agents.services import agent_register, agent_revise
+from agents.models import AgentVariant, ModelArtifact
+from agents.services import agent_name_check, agent_register, agent_revise
 from training.builtin import builtin_candidates
 from training.errors import QuantizationFailed, UnknownRun
 from training.measuring import Fidelity, Figures, Questions, compare, measure
@@ -75,7 +75,7 @@ def quantization_create(request: QuantizationRequest) -> QuantizationReport:
             field="model",
         )
     if request.register:
-        slug_validator(request.agent)
+        agent_name_check(request.agent)
     return QuantizationReport.objects.create(
         base_model=adapter.base_model if adapter else request.model or DEFAULT_MODEL,
         adapter=adapter,

@@ -20,8 +20,8 @@ from adaptrag.common.models import Job
 from adaptrag.common.reaper import jobs_reap
 from agents.llm.adapters import WEIGHTS
 from agents.llm.weights import DEFAULT_MODEL, model_folder
-from agents.models import AgentVariant, ModelArtifact, slug_validator
-from agents.services import agent_register, agent_revise
+from agents.models import AgentVariant, ModelArtifact
+from agents.services import agent_name_check, agent_register, agent_revise
 from training.errors import UnknownRun
 from training.launch import launch
 from training.lora import PRECISIONS, Outcome, Point, Recipe, train_lora
@@ -306,4 +306,4 @@ def _check(request: TrainingRequest) -> None:
     except ValueError as error:
         raise InvalidInput(f"--launcher {request.launcher!r} is no command line: {error}.", field="launcher") from error
     if request.agent:
-        slug_validator(request.agent)
+        agent_name_check(request.agent)
