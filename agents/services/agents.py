@@ -52,7 +52,6 @@ def agent_validate(*, strategy: str, chat_backend: str, chat_options: dict[str, 
     validate_options(chat_backend, chat_options)
 
 
-@transaction.atomic
 def agent_name_check(name: str) -> None:
     """Raises InvalidInput where no agent can have that name."""
     try:
@@ -61,6 +60,7 @@ def agent_name_check(name: str) -> None:
         raise InvalidInput(f"No agent can be called {name!r}. {error.messages[0]}", field="agent") from error
 
 
+@transaction.atomic
 def agent_register(
     *,
     name: str,
