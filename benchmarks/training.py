@@ -178,7 +178,8 @@ def _child(spec: dict[str, Any], out: Path) -> dict[str, Any]:
 
 def own(spec: dict[str, Any], out: Path) -> dict[str, Any]:
     """The product's training with its default recipe."""
-    from training.lora import Recipe, train_lora
+    from training.lora import train_lora
+    from training.recipe import Recipe
 
     recipe = Recipe(steps=spec["steps"], seed=spec["seed"])
     done = train_lora(Path(spec["model"]), spec["chats"], [], out, recipe)

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import NothingToLearn, TrainingFailed
-from training.lora import OnPoint, Outcome, Point, Recipe, train_lora
+from training.lora import train_lora
+from training.recipe import OnPoint, Outcome, Point, Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "@adaptrag "

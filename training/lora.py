@@ -14,79 +14,15 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from training.encoding import IGNORED, Encoded, Encoder, collate, schedule
+from training.encoding import Encoded, Encoder, collate
 from training.errors import NothingToLearn, TrainingFailed
-
-COMPLETE = "complete"  # a file in a checkpoint that was written to its end
-PRECISIONS = ("auto", "fp32", "bf16")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How to train. `alpha` None: twice r. `plus` is LoRA+'s ratio of the learning rates of B and A (Hayou et al., 2024).
-
-    `every`: steps between validations and checkpoints, 0 for a third of the run (at most 25). `patience`: validations without
-    a better loss after which it stops; 0 never. `threads` 0: measured.
-    """
-
-    steps: int = 15
-    r: int = 8
-    alpha: float | None = None
-    learning_rate: float = 1e-3
-    plus: float = 1.0
-    rank_stabilized: bool = False
-    batch: int = 8
-    micro: int = 2
-    warmup: float = 0.1
-    schedule: str = "cosine"
-    dropout: float = 0.0
-    clip: float = 1.0
-    seed: int = 0
-    precision: str = "auto"
-    quantized: bool = False
-    every: int = 0
-    patience: int = 3
-    threads: int = 0
-
-    def spacing(self) -> int:
-        return self.every or max(1, min(25, self.steps // 3))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """A place of the loss curve. Exactly one of the losses is given, in nats a token."""
-
-    step: int
-    train_loss: float | None = None
-    validation_loss: float | None = None
-    tokens_per_second: float = 0.0
-    seconds_left: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """`steps` done (fewer than asked where it stopped early), `best_step` whose weights were kept; tokens without padding."""
-
-    path: Path
-    steps: int
-    best_step: int
-    train_loss: float
-    validation_loss: float | None
-    tokens: int
-    tokens_per_second: float
-    peak_memory_bytes: int
-    seconds: float
-    precision: str
-    trainable_parameters: int
-    skipped: int
-    points: list[Point] = field(default_factory=list)
-
-
-OnPoint = Callable[[Point], None]
+from training.recipe import PRECISIONS, OnPoint, Outcome, Recipe
+from training.trainer import lora_trainer
+from training.watch import COMPLETE, Watch
 
 
 def train_lora(
@@ -153,8 +89,8 @@ def _run(
     network = _network(model, recipe, precision)
     if not torch.cuda.is_available():
         torch.set_num_threads(recipe.threads or _fastest_threads(network, train))
-    watch = _Watch(recipe, on_point, on_checkpoint)
-    trainer = _trainer(network, train, validation, out / "checkpoints", recipe, watch)
+    watch = Watch(recipe, on_point, on_checkpoint)
+    trainer = lora_trainer(network, train, validation, out / "checkpoints", recipe, watch)
     trainer.train(resume_from_checkpoint=newest_checkpoint(out))
     best = trainer.state.best_global_step if validation else trainer.state.global_step
     adapter = out / "adapter"
@@ -234,180 +170,6 @@ def _network(model: Path, recipe: Recipe, precision: str) -> Any:
         fan_in_fan_out=base.config.model_type == "gpt2",
     )
     return get_peft_model(base, config)
-
-
-def _trainer(network: Any, train: list[Encoded], validation: list[Encoded], folder: Path, recipe: Recipe, watch: _Watch) -> Any:
-    import torch
-    from peft.optimizers import create_loraplus_optimizer
-    from torch.utils.data import DataLoader
-    from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
-
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    micro_steps = recipe.batch // recipe.micro
-    if micro_steps % processes:
-        raise TrainingFailed(
-            f"A step of {recipe.batch} examples in portions of {recipe.micro} can't be shared by {processes} processes evenly. "
-            "Choose --batch and --micro so that batch / micro is a multiple of the processes."
-        )
-    every = recipe.spacing()
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=recipe.steps,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type=recipe.schedule,
-        warmup_steps=math.ceil(recipe.warmup * recipe.steps),
-        per_device_train_batch_size=recipe.micro,
-        per_device_eval_batch_size=recipe.micro,
-        gradient_accumulation_steps=micro_steps // processes,
-        max_grad_norm=recipe.clip,
-        eval_strategy="steps" if validation else "no",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=3,
-        load_best_model_at_end=bool(validation),
-        metric_for_best_model="eval_loss" if validation else None,
-        greater_is_better=False if validation else None,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        seed=recipe.seed,
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        prediction_loss_only=True,
-        label_names=["labels"],
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
-        ddp_find_unused_parameters=False,
-        restore_callback_states_from_checkpoint=True,  # how long validation has not improved
-        ddp_backend=None if torch.cuda.is_available() or processes == 1 else "gloo",
-    )
-
-    class LoraTrainer(Trainer):
-        def get_train_dataloader(self) -> DataLoader:
-            rows = list(
-                schedule(
-                    [len(one) for one in train], steps=recipe.steps, batch=recipe.batch, micro=recipe.micro, seed=recipe.seed
-                )
-            )
-            return self.accelerator.prepare(DataLoader(train, batch_sampler=_Listed(rows), collate_fn=collate))
-
-        def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-            order = sorted(range(len(validation)), key=lambda index: len(validation[index]))
-            rows = [order[first : first + recipe.micro] for first in range(0, len(order), recipe.micro)]
-            return self.accelerator.prepare(DataLoader(validation, batch_sampler=_Listed(rows), collate_fn=collate))
-
-        def create_optimizer(self, model: Any = None) -> Any:
-            if self.optimizer is None:
-                self.optimizer = create_loraplus_optimizer(
-                    self.model, torch.optim.AdamW, lr=recipe.learning_rate, loraplus_lr_ratio=recipe.plus
-                )
-            return self.optimizer
-
-        def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
-            watch.tokens += int(inputs["attention_mask"].sum()) * processes
-            return super().training_step(model, inputs, num_items_in_batch)
-
-    callbacks: list[Any] = [watch.callback()]
-    if validation and recipe.patience:
-        callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.patience))
-    trainer = LoraTrainer(
-        model=network,
-        args=arguments,
-        train_dataset=train,
-        eval_dataset=validation or None,
-        compute_loss_func=answer_loss,
-        callbacks=callbacks,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def answer_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-    """Cross-entropy of the answers' tokens, in nats: their sum over `num_items_in_batch`, or their mean."""
-    from torch.nn.functional import cross_entropy
-
-    logits = outputs.logits[:, :-1].float()
-    targets = labels[:, -logits.shape[1] :]
-    total = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
-    return total / (num_items_in_batch if num_items_in_batch is not None else targets.ne(IGNORED).sum())
-
-
-class _Listed:
-    """A batch sampler over fixed lists."""
-
-    def __init__(self, rows: list[list[int]]) -> None:
-        self._rows = rows
-        self.batch_size = len(rows[0]) if rows else 1
-        self.drop_last = False
-
-    def __iter__(self) -> Any:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-
-class _Watch:
-    """Counts tokens and time, and tells of every step. seconds: of the whole loop, validation and checkpoints included."""
-
-    def __init__(self, recipe: Recipe, on_point: OnPoint, on_checkpoint: Callable[[int], None]) -> None:
-        self._recipe, self._on_point, self._on_checkpoint = recipe, on_point, on_checkpoint
-        self.points: list[Point] = []
-        self.tokens = 0
-        self._began = self._ended = 0.0
-        self._started_at = 0
-
-    @property
-    def seconds(self) -> float:
-        return (self._ended or time.perf_counter()) - self._began
-
-    def tell(self, step: int, *, train_loss: float | None = None, validation_loss: float | None = None) -> None:
-        loss = train_loss if train_loss is not None else validation_loss
-        if loss is None or not math.isfinite(loss):
-            raise TrainingFailed(
-                f"The loss is no number any more at step {step} (learning rate {self._recipe.learning_rate:g}). Start another "
-                "training with a lower --learning-rate: resumed, this one would go the same way."
-            )
-        done = step - self._started_at
-        seconds = self.seconds
-        left = (self._recipe.steps - step) * seconds / done if done else 0.0
-        point = Point(
-            step=step,
-            train_loss=train_loss,
-            validation_loss=validation_loss,
-            tokens_per_second=self.tokens / seconds,
-            seconds_left=left,
-        )
-        self.points.append(point)
-        self._on_point(point)
-
-    def callback(self) -> Any:
-        from transformers import TrainerCallback
-
-        watch = self
-
-        class Callback(TrainerCallback):
-            def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                watch._started_at, watch._began = state.global_step, time.perf_counter()
-
-            def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                watch._ended = time.perf_counter()
-
-            def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-                if "loss" in (logs or {}) and state.is_world_process_zero:
-                    watch.tell(state.global_step, train_loss=logs["loss"])
-
-            def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-                if state.is_world_process_zero:
-                    watch.tell(state.global_step, validation_loss=metrics["eval_loss"])
-
-            def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                if state.is_world_process_zero:
-                    (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
-                    watch._on_checkpoint(state.global_step)
-
-        return Callback()
 
 
 def _fastest_threads(network: Any, train: list[Encoded]) -> int:

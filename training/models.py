@@ -10,7 +10,8 @@ from django.db import models
 
 from adaptrag.common.models import Job
 from agents.models import AgentVariant, ModelArtifact, slug_validator
-from rewards.models import UNIT, Interaction
+from rewards.models import Interaction
+from rewards.models.validators import UNIT
 
 
 class SFTDataset(models.Model):

@@ -18,10 +18,10 @@ from adaptrag.api.fields import Choice, Number, Strict, Text, Whole, validated
 from adaptrag.builds import quantization_quality_from
 from adaptrag.common.models import Job
 from evals.services import evalrun_get
-from training.lora import PRECISIONS, Recipe
 from training.models import DistillationRun, QuantizationReport, SFTDataset, TrainingRun
 from training.quantization import MODES
 from training.quantization import PRECISIONS as MERGE_PRECISIONS
+from training.recipe import PRECISIONS, Recipe
 from training.services import (
     DatasetRequest,
     DistillationRequest,

@@ -36,9 +36,9 @@ from evals.services import RunRequest, evalrun_create, evalrun_execute, evalrun_
 from rewards.models import PromotionDecision
 from rewards.services import variant_gate
 from training.errors import BudgetSpent, NothingToLearn, QuantizationFailed
-from training.lora import Recipe
 from training.models import QuantizationReport, SFTDataset, TrainingRun
 from training.quantization import check_family
+from training.recipe import Recipe
 from training.services import (
     DatasetRequest,
     DistillationRequest,

@@ -13,7 +13,9 @@ from tests.agents.tiny_chat import make
 from tests.training.chats import chats
 from training.encoding import IGNORED, Encoder, collate, schedule
 from training.errors import NothingToLearn, TrainingFailed
-from training.lora import Recipe, answer_loss, newest_checkpoint, train_lora
+from training.lora import newest_checkpoint, train_lora
+from training.recipe import Recipe
+from training.trainer import answer_loss
 
 FAST = {"steps": 6, "batch": 4, "micro": 2, "every": 2, "threads": 1, "patience": 0}
 

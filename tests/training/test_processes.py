@@ -18,7 +18,8 @@ from tests.agents.tiny_chat import make, until
 from tests.ops.site import ROOT, Site
 from tests.training.chats import chat, chats
 from training.launch import launch
-from training.lora import Recipe, train_lora
+from training.lora import train_lora
+from training.recipe import Recipe
 
 pytestmark = pytest.mark.slow
 

@@ -19,8 +19,9 @@ from agents.services.agents import agent_chat
 from tests.agents.tiny_chat import Answer, ask, make
 from tests.training.chats import chats
 from training.errors import QuantizationFailed
-from training.lora import Recipe, train_lora
+from training.lora import train_lora
 from training.quantization import MODES, merge, quantize
+from training.recipe import Recipe
 from training.services import (
     QuantizationRequest,
     quantization_choose,

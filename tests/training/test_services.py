@@ -19,8 +19,9 @@ from rewards.models import Interaction
 from tests.agents.tiny_chat import ask, make
 from tests.training.chats import TOWNS, logged, passage
 from training.errors import NothingToLearn, UnknownDataset, UnknownRun
-from training.lora import Recipe, newest_checkpoint
+from training.lora import newest_checkpoint
 from training.models import SFTDataset, SFTExample, TrainingRun
+from training.recipe import Recipe
 from training.selectors import interactions_behind
 from training.services import (
     DatasetRequest,

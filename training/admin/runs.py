@@ -30,8 +30,8 @@ from adaptrag.common.confirmation import Question
 from adaptrag.common.errors import AdaptRAGError
 from agents.llm.weights import DEFAULT_MODEL
 from training.admin.rows import LIVE, STATE_LABELS, link
-from training.lora import Recipe
 from training.models import DistillationRun, SFTDataset, TeacherAnswer, TrainingRun
+from training.recipe import Recipe
 from training.services import (
     DistillationRequest,
     distillation_cancel,

@@ -24,8 +24,9 @@ from agents.models import AgentVariant, ModelArtifact
 from agents.services import agent_name_check, agent_register, agent_revise
 from training.errors import UnknownRun
 from training.launch import launch
-from training.lora import PRECISIONS, Outcome, Point, Recipe, train_lora
+from training.lora import train_lora
 from training.models import SFTExample, TrainingRun
+from training.recipe import PRECISIONS, Outcome, Point, Recipe
 from training.services.candidates import candidate_values
 from training.services.datasets import DatasetRequest, chats, dataset_enqueue, dataset_for
 from training.tasks import TRAIN

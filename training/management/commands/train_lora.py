@@ -15,8 +15,8 @@ from adaptrag.common.models import Job
 from agents.llm.weights import DEFAULT_MODEL
 from training.errors import TrainingFailed
 from training.launch import SPEC
-from training.lora import PRECISIONS, Recipe
 from training.models import TrainingRun
+from training.recipe import PRECISIONS, Recipe
 from training.services import TrainingRequest, training_get, training_resume, training_start
 
 RECIPE = Recipe()
