@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 EXACT_BELOW = 20_000  # vectors
-LINKS, BUILD_WIDTH, SEARCH_WIDTH = 16, 80, 200
+LINKS, BUILD_WIDTH = 16, 80
+NARROWEST, WIDEST, VECTORS_A_WIDTH = 200, 2000, 500  # a search looks at one in so many vectors, within these bounds
 EXACT_SHARE = 16  # more than one in so many vectors wanted: scanning all is quicker than the graph
 
 
@@ -56,7 +57,7 @@ class DenseIndex:
         if self.exact or most * EXACT_SHARE > self.count:
             scores, rows = self._storage.search(vector, most, params=faiss.SearchParameters(sel=selector))
         else:
-            width = max(SEARCH_WIDTH, most)
+            width = max(min(max(NARROWEST, self.count // VECTORS_A_WIDTH), WIDEST), most)
             scores, rows = self._index.search(vector, most, params=faiss.SearchParametersHNSW(efSearch=width, sel=selector))
         found = rows[0] >= 0
         return scores[0][found], rows[0][found]
