@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,9 @@ def drawn(rounds: Sequence[dict[str, Any]], tuned: str, improved_after: int, nam
         return TOP + (HEIGHT - 2 * TOP - 30) * (1 - fraction)
 
     def points(values: Sequence[float], most: float) -> str:
-        return " ".join(f"{x(number + 1):.1f},{y(value / most):.1f}" for number, value in enumerate(values))
+        """From the first mean of half a window on: those before it jump."""
+        kept = list(enumerate(values, start=1))[min(len(values), SMOOTHED // 2) - 1 :]
+        return " ".join(f"{x(number):.1f},{y(value / most):.1f}" for number, value in kept)
 
     marks = [f'<text x="{LEFT - 6}" y="{y(part) + 4:.1f}" text-anchor="end">{top * part:.2f}</text>' for part in (0, 0.5, 1)]
     marks += [f'<text x="{WIDTH - LEFT + 6}" y="{y(part) + 4:.1f}" class="share">{part:.0%}</text>' for part in (0, 0.5, 1)]
@@ -100,9 +103,10 @@ def drawn(rounds: Sequence[dict[str, Any]], tuned: str, improved_after: int, nam
         f'<text x="{x(number):.1f}" y="{y(0) + 18:.1f}" text-anchor="middle">{number}</text>'
         for number in range(0, len(rounds) + 1, 100)
     ]
-    area = f"{x(1):.1f},{y(0):.1f} {points(share, 1.0)} {x(len(rounds)):.1f},{y(0):.1f}"
+    begin = x(min(len(rounds), SMOOTHED // 2))
+    area = f"{begin:.1f},{y(0):.1f} {points(share, 1.0)} {x(len(rounds)):.1f},{y(0):.1f}"
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" style="font: 12px sans-serif">
-<title>Learning curve of the loop on {name}</title>
+<title>Learning curve of the loop on {escape(name)}</title>
 <style>text {{ fill: #475569 }} .share {{ fill: #b45309 }}</style>
 <rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>
 <polygon points="{area}" fill="#fde68a" fill-opacity=".6"/>
@@ -112,6 +116,7 @@ def drawn(rounds: Sequence[dict[str, Any]], tuned: str, improved_after: int, nam
 <polyline points="{points(rewards, top)}" fill="none" stroke="#0f766e" stroke-width="2"/>
 {chr(10).join(marks)}
 <text x="{LEFT}" y="{HEIGHT - 8}" style="fill: #0f766e">reward (token F1), mean of {SMOOTHED} rounds</text>
+<text x="{WIDTH / 2 + 30}" y="{HEIGHT - 8}" text-anchor="middle">rounds</text>
 <text x="{WIDTH - LEFT}" y="{HEIGHT - 8}" text-anchor="end" class="share">share of the tuned agent</text>
 </svg>
 """

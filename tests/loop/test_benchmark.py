@@ -2,18 +2,32 @@
 
 import json
 import random
+from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks import loop
-from benchmarks.loop import Unfinished, drawn, moving
+from benchmarks.loop import SMOOTHED, Unfinished, drawn, moving
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_the_picture_shows_the_reward_and_the_share_of_the_tuned_agent():
     rounds = [{"agent": "old" if n < 300 or n % 2 else "tuned", "reward": 0.1 if n < 300 else 0.4} for n in range(600)]
-    picture = drawn(rounds, "tuned", 300, "towns")
+    picture = drawn(rounds, "tuned", 300, "a <set>")
     assert picture.startswith("<svg") and picture.count("<polyline") == 1 and "share of the tuned agent" in picture
     assert moving([0.0] * 40 + [1.0] * 40)[59] == 0.5
+    assert ElementTree.fromstring(picture).find(f"{SVG}title").text.endswith("a <set>")  # noqa: S314
+
+
+@pytest.mark.parametrize("count", [1, 5, 600])
+def test_the_curve_lies_within_the_picture(count):
+    rounds = [{"agent": "tuned" if n > count / 2 else "old", "reward": n / count} for n in range(count)]
+    picture = ElementTree.fromstring(drawn(rounds, "tuned", count // 2, "towns"))  # noqa: S314
+    _, _, width, height = map(float, picture.get("viewBox").split())
+    points = [tuple(map(float, point.split(","))) for point in picture.find(f"{SVG}polyline").get("points").split()]
+    assert len(points) == count - min(count, SMOOTHED // 2) + 1
+    assert all(0 <= x <= width and 0 <= y <= height for x, y in points)
 
 
 @pytest.mark.slow
