@@ -109,17 +109,10 @@ def test_the_files_are_json_lines_that_datasets_and_trl_read(log, student, setti
     assert [row["messages"] for row in rows] == list(dataset.examples.filter(split="train").values_list("messages", flat=True))
     held_out = dataset.file.with_name("sft_validation.jsonl").read_text().splitlines()
     assert len(held_out) == dataset.counts["validation"]
-    load_dataset = pytest.importorskip("datasets").load_dataset
+    from datasets import load_dataset
+
     read = load_dataset("json", data_files=str(dataset.file), split="train", cache_dir=str(settings.DATA_DIR / "cache"))
-    assert read["messages"] == [row["messages"] for row in rows]
-
-
-def test_the_reader_behind_load_dataset_finds_one_column_of_roles_and_contents(log, student):
-    reader = pytest.importorskip("pyarrow.json")
-    dataset = _prepared(student)
-    table = reader.read_json(str(dataset.file))
-    assert table.column_names == ["messages"]
-    assert table.to_pylist() == [{"messages": row.messages} for row in dataset.examples.filter(split="train")]
+    assert read.column_names == ["messages"] and read.to_list() == rows
 
 
 def test_a_dataset_s_file_stays_as_it_is_and_the_default_name_is_a_copy_of_the_newest(log, student, settings, tmp_path):
