@@ -16,6 +16,7 @@ from training.watch import Watch
 def lora_trainer(
     network: Any, train: list[Encoded], validation: list[Encoded], folder: Path, recipe: Recipe, watch: Watch
 ) -> Any:
+    """A Trainer of the adapter; checkpoints go to `folder`. Raises TrainingFailed where the processes can't share a step."""
     import torch
     from peft.optimizers import create_loraplus_optimizer
     from torch.utils.data import DataLoader
