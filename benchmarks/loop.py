@@ -92,9 +92,10 @@ def drawn(rounds: Sequence[dict[str, Any]], tuned: str, improved_after: int, nam
     def y(fraction: float) -> float:
         return TOP + (HEIGHT - 2 * TOP - 30) * (1 - fraction)
 
+    begin = min(len(rounds), SMOOTHED // 2)  # means of fewer rounds jump
+
     def points(values: Sequence[float], most: float) -> str:
-        """From the first mean of half a window on: those before it jump."""
-        kept = list(enumerate(values, start=1))[min(len(values), SMOOTHED // 2) - 1 :]
+        kept = list(enumerate(values, start=1))[begin - 1 :]
         return " ".join(f"{x(number):.1f},{y(value / most):.1f}" for number, value in kept)
 
     marks = [f'<text x="{LEFT - 6}" y="{y(part) + 4:.1f}" text-anchor="end">{top * part:.2f}</text>' for part in (0, 0.5, 1)]
@@ -103,8 +104,7 @@ def drawn(rounds: Sequence[dict[str, Any]], tuned: str, improved_after: int, nam
         f'<text x="{x(number):.1f}" y="{y(0) + 18:.1f}" text-anchor="middle">{number}</text>'
         for number in range(0, len(rounds) + 1, 100)
     ]
-    begin = x(min(len(rounds), SMOOTHED // 2))
-    area = f"{begin:.1f},{y(0):.1f} {points(share, 1.0)} {x(len(rounds)):.1f},{y(0):.1f}"
+    area = f"{x(begin):.1f},{y(0):.1f} {points(share, 1.0)} {x(len(rounds)):.1f},{y(0):.1f}"
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" style="font: 12px sans-serif">
 <title>Learning curve of the loop on {escape(name)}</title>
 <style>text {{ fill: #475569 }} .share {{ fill: #b45309 }}</style>

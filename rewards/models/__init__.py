@@ -2,13 +2,12 @@
 
 from rewards.models.evidence import BanditArm, LearningClock, LinearArm, PriorReward
 from rewards.models.log import Interaction, Pull, QuestionVector, Reward
-from rewards.models.promotion import AppendOnly, Canary, PromotionDecision
+from rewards.models.promotion import Canary, PromotionDecision
 from rewards.models.routing import AgentLimit, CategoryPin, RoutingPolicy
 from rewards.models.sums import LogChange, LogSums
 
 __all__ = [
     "AgentLimit",
-    "AppendOnly",
     "BanditArm",
     "Canary",
     "CategoryPin",
