@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ class Encoder:
         self._prompts = ChatPrompts(folder)
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         config = AutoConfig.from_pretrained(folder).get_text_config()
+        self.width: int = config.hidden_size  # n_embd of GPT-2 goes by this name too
         self.window: int = getattr(config, "max_position_embeddings", None) or 2048
         end = self._tokenizer.eos_token_id
         self._end: int = end if end is not None else min(self._prompts.ends)
@@ -48,8 +50,11 @@ class Encoder:
 
 
 def schedule(lengths: Sequence[int], *, steps: int, batch: int, micro: int, seed: int) -> Iterator[list[int]]:
-    """Micro-batches of indices for `steps` steps of `batch` examples: shuffled anew for each pass over the data, and sorted by
-    length within a step, so that what is computed together is alike and what is learned together is not."""
+    """Portions of indices for `steps` steps of `batch` examples, batch / micro portions a step.
+
+    Examples are shuffled anew for each pass over the data, and only those of one step are grouped by length, so that what is
+    computed together is alike and what is learned together is not.
+    """
     generator = random.Random(seed)  # noqa: S311 a shuffle
     waiting: list[int] = []
     for _ in range(steps):
@@ -58,7 +63,33 @@ def schedule(lengths: Sequence[int], *, steps: int, batch: int, micro: int, seed
             generator.shuffle(again)
             waiting += again
         step, waiting = sorted(waiting[:batch], key=lengths.__getitem__), waiting[batch:]
-        yield from (step[first : first + micro] for first in range(0, batch, micro))
+        yield from portions(step, lengths, batch // micro)
+
+
+def portions(indices: Sequence[int], lengths: Sequence[int], count: int) -> list[list[int]]:
+    """`count` portions of indices that are sorted by length; ValueError where there are fewer of them.
+
+    The largest portion, padded to its longest example, is as small as can be: it decides how much memory a training takes.
+    """
+    if len(indices) < count:
+        raise ValueError(f"{len(indices)} examples can't be cut into {count} portions.")
+
+    def within(limit: int) -> list[list[int]]:
+        found: list[list[int]] = [[]]
+        for index in indices:
+            if found[-1] and (len(found[-1]) + 1) * lengths[index] > limit:
+                found.append([])
+            found[-1].append(index)
+        return found
+
+    longest = lengths[indices[-1]]
+    limit = bisect_left(range(longest * len(indices)), True, lo=longest, key=lambda limit: len(within(limit)) <= count)
+    found = within(limit)
+    while len(found) < count:
+        wide = max(range(len(found)), key=lambda at: (len(found[at]) > 1) * lengths[found[at][-1]] * len(found[at]))
+        half = len(found[wide]) // 2
+        found[wide : wide + 1] = [found[wide][:half], found[wide][half:]]
+    return found
 
 
 def collate(examples: Sequence[Encoded]) -> dict[str, Any]:

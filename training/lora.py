@@ -20,7 +20,7 @@ from typing import Any
 
 from training.encoding import Encoded, Encoder, collate
 from training.errors import NothingToLearn, TrainingFailed
-from training.recipe import PRECISIONS, OnPoint, Outcome, Recipe
+from training.recipe import PRECISIONS, OnPoint, Outcome, Recipe, rate_for
 from training.trainer import lora_trainer
 from training.watch import COMPLETE, Watch
 
@@ -49,7 +49,8 @@ def train_lora(
             f"None of the {len(encoded)} training examples fits the model's window of {encoder.window} tokens. "
             "Prepare the dataset for this model, with fewer or shorter passages."
         )
-    recipe = replace(recipe, micro=math.gcd(recipe.batch, recipe.micro))
+    rate = recipe.learning_rate or rate_for(encoder.width)
+    recipe = replace(recipe, micro=math.gcd(recipe.batch, recipe.micro), learning_rate=rate)
     try:
         return _run(model, kept, held_out, out, recipe, on_point, on_checkpoint, skipped=len(encoded) - len(kept))
     except (MemoryError, RuntimeError) as error:
@@ -112,6 +113,7 @@ def _run(
         peak_memory_bytes=_peak_memory(),
         seconds=time.monotonic() - began,
         precision=precision,
+        learning_rate=recipe.learning_rate,
         trainable_parameters=sum(one.numel() for one in network.parameters() if one.requires_grad),
         skipped=skipped,
         points=watch.points,
@@ -145,6 +147,8 @@ def _network(model: Path, recipe: Recipe, precision: str) -> Any:
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    from training.fused import fuse
+
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     if recipe.quantized:
@@ -169,7 +173,9 @@ def _network(model: Path, recipe: Recipe, precision: str) -> Any:
         task_type="CAUSAL_LM",
         fan_in_fan_out=base.config.model_type == "gpt2",
     )
-    return get_peft_model(base, config)
+    network = get_peft_model(base, config)
+    fuse(network)
+    return network
 
 
 def _fastest_threads(network: Any, train: list[Encoded]) -> int:

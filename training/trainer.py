@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,6 @@ def lora_trainer(
         output_dir=str(folder),
         max_steps=recipe.steps,
         learning_rate=recipe.learning_rate,
-        lr_scheduler_type=recipe.schedule,
-        warmup_steps=math.ceil(recipe.warmup * recipe.steps),
         per_device_train_batch_size=recipe.micro,
         per_device_eval_batch_size=recipe.micro,
         gradient_accumulation_steps=micro_steps // processes,
@@ -63,14 +60,14 @@ def lora_trainer(
         ddp_backend=None if torch.cuda.is_available() or processes == 1 else "gloo",
     )
 
+    lengths = [len(one) for one in train]
+    rows = list(schedule(lengths, steps=recipe.steps, batch=recipe.batch, micro=recipe.micro, seed=recipe.seed))
+
     class LoraTrainer(Trainer):
         def get_train_dataloader(self) -> DataLoader:
-            rows = list(
-                schedule(
-                    [len(one) for one in train], steps=recipe.steps, batch=recipe.batch, micro=recipe.micro, seed=recipe.seed
-                )
-            )
-            return self.accelerator.prepare(DataLoader(train, batch_sampler=_Listed(rows), collate_fn=collate))
+            # Shared here: accelerate wants batches of one size.
+            mine = rows[self.accelerator.process_index :: processes]
+            return DataLoader(train, batch_sampler=_Listed(mine), collate_fn=collate)
 
         def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
             order = sorted(range(len(validation)), key=lambda index: len(validation[index]))
@@ -83,6 +80,11 @@ def lora_trainer(
                     self.model, torch.optim.AdamW, lr=recipe.learning_rate, loraplus_lr_ratio=recipe.plus
                 )
             return self.optimizer
+
+        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+            if self.lr_scheduler is None:
+                self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, recipe.pace)
+            return self.lr_scheduler
 
         def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
             watch.tokens += int(inputs["attention_mask"].sum()) * processes

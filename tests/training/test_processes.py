@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 
@@ -17,7 +19,7 @@ from tests.agents.faulty_server import answer, serving
 from tests.agents.tiny_chat import make, until
 from tests.ops.site import ROOT, Site
 from tests.training.chats import chat, chats
-from training.launch import launch
+from training.launch import SPEC, launch
 from training.lora import train_lora
 from training.recipe import Recipe
 
@@ -34,6 +36,42 @@ def test_two_processes_learn_what_one_does(tmp_path):
     alone = train_lora(model, chats(12), chats(4), tmp_path / "one", recipe)
     assert [point.step for point in points if point.train_loss is not None] == [1, 2, 3]
     assert checkpoints == [3]
+    one, two = load_file(alone.path / WEIGHTS), load_file(shared.path / WEIGHTS)
+    assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
+
+
+def test_two_machines_learn_what_one_does(tmp_path):
+    """Two launchers meet on loopback; the second is what docs/fine-tuning.md says to type on the other machine."""
+    model = make(tmp_path / "model")
+    recipe = Recipe(steps=2, batch=4, micro=2, every=2, threads=1, learning_rate=0.01)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def words(rank):
+        return [
+            "--multi_gpu", "--num_machines", "2", "--num_processes", "2", f"--machine_rank={rank}", "--same_network",
+            "--main_process_ip", "127.0.0.1", "--main_process_port", str(port),
+        ]  # fmt: skip
+
+    other: list[subprocess.Popen] = []
+
+    def join():
+        until((tmp_path / "two" / SPEC).is_file, 60)
+        command = [sys.executable, "-m", "accelerate.commands.launch", *words(1), "-m", "training.launch"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        other.append(subprocess.Popen([*command, str(tmp_path / "two" / SPEC)], cwd=ROOT, env=environment))
+
+    second = threading.Thread(target=join)
+    second.start()
+    try:
+        shared = launch(1, words(0))(model, chats(12), chats(4), tmp_path / "two", recipe)
+        second.join()
+        assert other[0].wait(60) == 0
+    finally:
+        for process in other:
+            process.kill()
+    alone = train_lora(model, chats(12), chats(4), tmp_path / "one", recipe)
     one, two = load_file(alone.path / WEIGHTS), load_file(shared.path / WEIGHTS)
     assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
 

@@ -68,10 +68,16 @@ class TrainingForm(forms.Form):
     steps = _whole(1, 1_000_000, initial=RECIPE.steps)
     r = _whole(1, 1024, initial=RECIPE.r, label="Rank")
     learning_rate = forms.FloatField(
-        min_value=1e-8, max_value=1, initial=RECIPE.learning_rate,
+        required=False, min_value=1e-8, max_value=1, help_text="Empty: by the width of the model.",
         widget=UnfoldAdminDecimalFieldWidget(attrs={"step": "any"}),
     )  # fmt: skip
-    micro = _whole(1, 4096, initial=RECIPE.micro, label="Examples at once", help_text="Fewer take less memory.")
+    micro = _whole(
+        1,
+        4096,
+        initial=RECIPE.micro,
+        label="Examples at once",
+        help_text="On average; long ones fewer. A lower number takes less memory.",
+    )
     agent = forms.CharField(
         required=False, max_length=64, initial="lora_rag", widget=UnfoldAdminTextInputWidget,
         help_text="Agent whose candidate the result becomes; it takes no traffic until you say so. Empty for none.",

@@ -292,6 +292,8 @@ def _check_recipe(recipe: Recipe) -> None:
             raise InvalidInput(f"{name} must be a whole number from {low} to {high:,}, not {value!r}.", field=name)
     for name, low, high in (("learning_rate", 1e-8, 1.0), ("plus", 1.0, 1000.0), ("warmup", 0.0, 1.0), ("dropout", 0.0, 0.9)):
         value = getattr(recipe, name)
+        if name == "learning_rate" and value is None:
+            continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise InvalidInput(f"{name} must lie between {low:g} and {high:g}, not {value!r}.", field=name)
     if recipe.precision not in PRECISIONS:
