@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import queue
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PLAIN = "plain LoRA, transformers Trainer, {} (r 16, lr 5e-4, padded)"
 MEASURED = ("tokens_per_second", "peak_memory_bytes", "seconds")  # of a training; null where there was none
 AVERAGED = ("token_f1", "exact_match", "asking_seconds", "tokens_per_second", "seconds")
+RESULT = "result.json"
 AT_ONCE = 16  # questions given to the engine at a time
 
 
@@ -47,10 +50,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rounds", type=int, default=300, help="that they play (300)")
     parser.add_argument("--correct-rate", type=float, default=0.3, help="share of poor answers that they correct (0.3)")
+    parser.add_argument(
+        "--keep", type=Path, help="a folder that keeps what was measured: the same call again goes on from there"
+    )
 
 
 def run(options: dict[str, Any], progress: Callable[[float, str], Any]) -> list[dict[str, Any]]:
-    """Rows {model, steps, seed, token_f1, exact_match, n, tokens_per_second, peak_memory_bytes, seconds}; seconds from cold.
+    """Rows {model, steps, seed, token_f1, low, high, over_base, over_plain, exact_match, n, tokens_per_second,
+    peak_memory_bytes, seconds}; seconds from cold, what is over another as [mean, low, high] of the differences.
 
     Of each kind and length one a seed, and with several seeds their mean. The plain LoRA is trained in fp32, which the speed is
     compared with, and where the processor multiplies bf16 in that too.
@@ -78,6 +85,7 @@ def run(options: dict[str, Any], progress: Callable[[float, str], Any]) -> list[
     kinds += [(f"{name} + adapter", count, {"kind": "own", "chats": gold}) for count in steps]
     rows = []
     with tempfile.TemporaryDirectory(prefix="adaptrag-training-") as folder:
+        child = Measured(Path(folder), options["keep"])
         if options["from_feedback"]:
             progress(0, f"{options['rounds']} rounds with simulated users")
             spec = {
@@ -85,37 +93,68 @@ def run(options: dict[str, Any], progress: Callable[[float, str], Any]) -> list[
                 "held_out": [one.key for one in held_out], "models_dir": str(settings.ADAPTRAG_MODELS_DIR),
                 "rounds": options["rounds"], "correct_rate": options["correct_rate"],
             }  # fmt: skip
-            found = _child(spec, Path(folder) / "feedback")
+            found = child(spec)
             if found["source"] == "builtin":
                 raise BenchmarkFailed("Nothing that the simulated users rated or corrected can be learned from: more --rounds.")
             words = f"{name} + adapter from feedback ({options['rounds']} rounds, {len(found['chats'])} examples)"
             kinds += [(words, count, {"kind": "own", "chats": found["chats"]}) for count in steps]
         jobs: list[tuple[str, int, int | None, dict[str, Any]]] = [(name, 0, None, {})]
-        jobs += [(title, count, seed, spec) for seed in range(options["seeds"]) for title, count, spec in kinds]
+        kinds.sort(key=lambda kind: kind[1])  # the short ones of all seeds first
+        jobs += [
+            (title, count, seed, spec)
+            for _, alike in itertools.groupby(kinds, key=lambda kind: kind[1])
+            for seed, (title, count, spec) in itertools.product(range(options["seeds"]), list(alike))
+        ]
         for number, (title, count, seed, spec) in enumerate(jobs):
             progress(number / len(jobs), f"{title}, {count} steps")
-            out = Path(folder) / str(number)
-            trained: dict[str, Any] = dict.fromkeys(MEASURED)
+            trained: dict[str, Any] = dict.fromkeys(MEASURED) | {"folder": None}
             if spec:
-                trained = _child(spec | {"model": base["model"], "steps": count, "seed": seed}, out)
-            scores = _child(base | {"kind": "ask", "adapter": str(out / "adapter") if spec else None}, Path(f"{out}-asked"))
+                trained = child(spec | {"model": base["model"], "steps": count, "seed": seed})
+            scores = child(base | {"kind": "ask", "trained": trained.pop("folder")})
+            del scores["folder"]
             rows.append({"model": title, "steps": count, "seed": seed, **scores, **trained})
     progress(1, "")
-    return with_means(rows)
+    return with_intervals(with_means(rows))
 
 
 def with_means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, and behind those of several seeds their mean."""
-    kinds: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for row in rows:
-        kinds.setdefault((row["model"], row["steps"]), []).append(row)
+    """The rows, and behind those of several seeds their mean, whose `scores` are each question's mean over the seeds."""
     found: list[dict[str, Any]] = []
-    for same in kinds.values():
+    for same in _kinds(rows).values():
         found += same
         if len(same) > 1:
             means = {name: sum(row[name] for row in same) / len(same) for name in same[0] if name in AVERAGED}
-            found.append(same[0] | means | {"seed": "mean", "peak_memory_bytes": max(row["peak_memory_bytes"] for row in same)})
+            scores = [sum(of_one) / len(same) for of_one in zip(*(row["scores"] for row in same), strict=True)]
+            peak = max(row["peak_memory_bytes"] for row in same)
+            found.append(same[0] | means | {"seed": "mean", "peak_memory_bytes": peak, "scores": scores})
     return found
+
+
+def with_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """In place of `scores` 95 % intervals over questions: of token F1, and of what it is above the base and the plain LoRA."""
+    from evals.statistics import compare, mean_interval
+
+    against = {
+        "base": [row for row in rows if not row["steps"]],
+        "plain": [row for row in rows if row["model"].startswith("plain")],
+    }
+    found = []
+    for row in rows:
+        estimate = mean_interval(row["scores"])
+        figures = {"low": estimate.low, "high": estimate.high}
+        for name, others in against.items():
+            other = others[-1] if others and others[-1]["model"] != row["model"] and row["steps"] else None
+            (one,) = compare({"it": row["scores"], "other": other["scores"]}, "other") if other else [None]
+            figures[f"over_{name}"] = [one.difference, one.low, one.high] if one else None
+        found.append({name: value for name, value in row.items() if name != "scores"} | figures)
+    return found
+
+
+def _kinds(rows: list[dict[str, Any]]) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    kinds: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault((row["model"], row["steps"]), []).append(row)
+    return kinds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,14 +202,25 @@ def read(dataset: Path) -> list[Question]:
     return [question for _, question in sorted(found, key=lambda pair: pair[0])]
 
 
-def _child(spec: dict[str, Any], out: Path) -> dict[str, Any]:
-    out.mkdir(parents=True)
-    (out / "spec.json").write_text(json.dumps(spec))
-    command = [sys.executable, "-m", "benchmarks.training", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BenchmarkFailed(f"The measurement failed:\n{done.stderr[-3000:]}")
-    return json.loads((out / "result.json").read_text())
+class Measured:
+    """Runs a measurement in a process of its own, or gives what the same one found before and was kept."""
+
+    def __init__(self, scratch: Path, keep: Path | None) -> None:
+        self._folder = keep or scratch
+
+    def __call__(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """What was found, and the `folder` that holds the process's files. Raises BenchmarkFailed."""
+        text = json.dumps(spec, sort_keys=True)
+        out = self._folder / f"{spec['kind']}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        if not (out / RESULT).is_file():
+            shutil.rmtree(out, ignore_errors=True)  # what a stopped one left
+            out.mkdir(parents=True)
+            (out / "spec.json").write_text(text)
+            command = [sys.executable, "-m", "benchmarks.training", str(out.resolve())]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise BenchmarkFailed(f"The measurement failed:\n{done.stderr[-3000:]}")
+        return json.loads((out / RESULT).read_text()) | {"folder": out.name}
 
 
 # The measured processes -------------------------------------------------------------------------------------------------
@@ -240,9 +290,9 @@ def ask(spec: dict[str, Any], out: Path) -> dict[str, Any]:
     from agents.llm.sampling import Sampling
     from evals.metrics import exact_match, token_f1
 
-    engine = Engine(Path(spec["model"]), threads=1)
-    if spec["adapter"]:
-        engine.load_adapter("adapter", Path(spec["adapter"]))
+    engine = Engine(Path(spec["model"]))
+    if spec["trained"]:
+        engine.load_adapter("adapter", out.parent / spec["trained"] / "adapter")
     ended: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
     pieces: list[list[str]] = [[] for _ in spec["asked"]]
     sampling = Sampling(max_tokens=spec["max_tokens"])
@@ -252,7 +302,7 @@ def ask(spec: dict[str, Any], out: Path) -> dict[str, Any]:
             pieces[number].append(event) if isinstance(event, str) else ended.put((number, event))
 
         messages = [Message(**message) for message in spec["asked"][number][0]]
-        engine.submit(messages, sampling, tell, timeout=3600, adapter="adapter" if spec["adapter"] else "")
+        engine.submit(messages, sampling, tell, timeout=3600, adapter="adapter" if spec["trained"] else "")
 
     began, count = time.perf_counter(), len(spec["asked"])
     for number in range(min(AT_ONCE, count)):
@@ -268,8 +318,10 @@ def ask(spec: dict[str, Any], out: Path) -> dict[str, Any]:
     answers = ["".join(one) for one in pieces]
     golds = [gold for _, gold in spec["asked"]]
     (out / "answers.json").write_text(json.dumps(answers, ensure_ascii=False))
+    scores = list(map(token_f1, answers, golds))
     return {
-        "token_f1": sum(map(token_f1, answers, golds)) / count,
+        "token_f1": sum(scores) / count,
+        "scores": scores,
         "exact_match": sum(map(exact_match, answers, golds)) / count,
         "n": count,
         "asking_seconds": seconds,
@@ -284,7 +336,8 @@ def main(out: Path) -> None:
     result = {"own": own, "plain": plain, "ask": ask, "feedback": collect}[spec["kind"]](spec, out)
     if spec["kind"] in ("own", "plain"):
         result["seconds"] = time.perf_counter() - began
-    (out / "result.json").write_text(json.dumps(result))
+    (out / "unfinished.json").write_text(json.dumps(result))
+    (out / "unfinished.json").rename(out / RESULT)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def test_a_folder_without_judgements_is_refused(tmp_path):
 def test_the_table_has_a_row_for_the_base_the_plain_and_each_length(dataset, tmp_path, monkeypatch):
     options = {
         "dataset": dataset, "eval_dataset": None, "model": str(make(tmp_path / "student")), "steps": "1,2", "questions": 4,
-        "seeds": 1, "no_plain": False, "from_feedback": False,
+        "seeds": 1, "no_plain": False, "from_feedback": False, "keep": tmp_path / "kept",
     }  # fmt: skip
     monkeypatch.setattr("training.lora.precision_for", lambda wanted: "fp32")
     rows = training.run(options, lambda *_: None)
@@ -49,16 +49,42 @@ def test_the_table_has_a_row_for_the_base_the_plain_and_each_length(dataset, tmp
     assert all(row["n"] == 4 and 0 <= row["token_f1"] <= 1 for row in rows)
     assert all(row["tokens_per_second"] > 0 and row["seconds"] > 0 for row in rows[1:])
     assert (rows[0]["tokens_per_second"], rows[0]["seconds"]) == (None, None)
+    assert all(row["low"] <= row["token_f1"] <= row["high"] for row in rows)
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("measured twice"))
+    assert training.run(options, lambda *_: None) == rows
 
 
 def test_several_seeds_have_a_mean_row_behind_them_and_the_base_has_none():
-    base = {"model": "m", "steps": 0, "seed": None, "token_f1": 0.1, "n": 4} | dict.fromkeys(training.MEASURED)
-    one = {"model": "m + adapter", "steps": 15, "token_f1": 0.4, "n": 4, "tokens_per_second": 100.0, "seconds": 9.0}
-    rows = [base] + [one | {"seed": seed, "token_f1": 0.4 + seed / 10, "peak_memory_bytes": seed} for seed in range(3)]
+    nothing = dict.fromkeys(training.MEASURED)
+    base = {"model": "m", "steps": 0, "seed": None, "token_f1": 0.1, "n": 4, "scores": [0.1] * 4} | nothing
+    one = {"model": "m + adapter", "steps": 15, "n": 4, "tokens_per_second": 100.0, "seconds": 9.0}
+    rows = [base]
+    for seed in range(3):
+        scores = [0.2 + seed / 10, 0.4 + seed / 10, 0.4 + seed / 10, 0.6 + seed / 10]
+        rows.append(one | {"seed": seed, "token_f1": 0.4 + seed / 10, "peak_memory_bytes": seed, "scores": scores})
     *same, mean = training.with_means(rows)
     assert same == rows
     assert (mean["seed"], mean["n"], mean["peak_memory_bytes"]) == ("mean", 4, 2)
     assert mean["token_f1"] == pytest.approx(0.5)
+    assert mean["scores"] == pytest.approx([0.3, 0.5, 0.5, 0.7])
+
+
+def test_rows_carry_intervals_of_their_score_and_of_what_they_are_above_others():
+    def row(model, steps, scores):
+        return {"model": model, "steps": steps, "seed": 0, "token_f1": sum(scores) / len(scores), "scores": scores}
+
+    base, plain, own = training.with_intervals(
+        [row("m", 0, [0.0, 0.1] * 20), row("plain LoRA", 15, [0.2, 0.4] * 20), row("m + adapter", 15, [0.5, 0.6] * 20)]
+    )
+    assert base["over_base"] is None
+    assert base["over_plain"] is None
+    assert plain["over_plain"] is None
+    assert plain["over_base"][0] == pytest.approx(0.25)
+    mean, low, high = own["over_plain"]
+    assert low < mean < high
+    assert mean == pytest.approx(0.25)
+    assert own["low"] < own["token_f1"] < own["high"]
+    assert "scores" not in own
 
 
 @pytest.mark.slow
@@ -68,7 +94,7 @@ def test_simulated_users_give_examples_of_questions_that_are_not_held_out(datase
         "kind": "feedback", "model": str(make(tmp_path / "student")), "dataset": str(dataset), "seed": 0, "held_out": held_out,
         "models_dir": str(settings.ADAPTRAG_MODELS_DIR), "rounds": 8, "correct_rate": 1.0,
     }  # fmt: skip
-    found = training._child(spec, tmp_path / "out")
+    found = training.Measured(tmp_path, None)(spec)
     assert (found["origins"], len(found["chats"])) == ({"correction": 8}, 8)
     for *prompt, answer in found["chats"]:
         town = int(answer["content"]) - 1700
