@@ -12,7 +12,8 @@ from agents.selectors import live_variant
 from agents.services import agents_register_defaults
 from tests.agents.tiny_chat import make
 from tests.training.chats import logged
-from training.admin.runs import curve_lines
+from training.admin.curve import loss_curve
+from training.admin.facts import COUNTS, RECIPE, RESULT, facts
 from training.models import DistillationRun, QuantizationReport, SFTDataset, SFTExample, TeacherBudget, TrainingRun
 from training.selectors import builds, pareto
 from training.services import budget_get
@@ -78,7 +79,7 @@ def test_one_walks_from_an_interaction_to_what_learned_from_it_and_back(staff, r
 def test_the_page_of_a_training_shows_its_loss_curve_live(staff, run):
     page = staff.get(reverse("admin:training_trainingrun_change", args=[run.pk])).content.decode()
     assert "step 2 of 5" in page
-    assert 'points="300.0,0.0 600.0,90.0"' in page
+    assert 'points="20.0,0.0 40.0,50.0"' in page  # of 5 steps, the axis from 0 to 2
     status = reverse("admin:training_trainingrun_status", args=[run.pk])
     assert f'hx-get="{status}"' in page
     Job.objects.update(state="failed", error="Memory ran out.")
@@ -88,7 +89,30 @@ def test_the_page_of_a_training_shows_its_loss_curve_live(staff, run):
 
 
 def test_a_curve_of_one_point_is_no_picture():
-    assert curve_lines([{"step": 1, "train_loss": 2.0}]) == {}
+    assert loss_curve([{"step": 1, "train_loss": 2.0}], 5) == {}
+
+
+@pytest.mark.parametrize(
+    ("highest", "marks"),
+    [(0.0004, "0 0.0001 0.0002 0.0003 0.0004"), (1.0, "0 0.25 0.5 0.75 1"), (3.87, "0 1 2 3 4"), (11, "0 5 10 15")],
+)
+def test_the_axes_of_a_curve_have_round_marks_and_the_kept_step(highest, marks):
+    curve = [{"step": 1, "train_loss": highest}, {"step": 2, "validation_loss": highest / 2}]
+    drawn = loss_curve(curve, 100, best=2)
+    assert " ".join(mark["text"] for mark in drawn["down"]) == marks
+    assert [mark["text"] for mark in drawn["across"]] == ["0", "25", "50", "75", "100"]
+    assert (drawn["best"], drawn["lowest"]) == ({"step": 2, "x": 2.0}, highest / 2)
+    assert all(0 <= point[axis] <= 100 for point in drawn["points"] for axis in "xy")
+
+
+def test_a_page_says_its_figures_in_words_and_escapes_what_has_none():
+    shown = facts({"steps": 1500, "learning_rate": None, "<b>new</b>": "<i>"}, RECIPE)
+    assert shown.index("Steps") < shown.index("1,500") < shown.index("by the width of the model")
+    assert "&lt;b&gt;new&lt;/b&gt;" in shown
+    assert "&lt;i&gt;" in shown
+    reasons = facts({"left_out": {"Rated <low>.": 2, "Not rated.": 1200}}, COUNTS)
+    assert reasons.index("1,200 × Not rated.") < reasons.index("2 × Rated &lt;low&gt;.")
+    assert facts({}, RESULT) == "–"
 
 
 def test_dropping_examples_on_their_page_makes_another_dataset(staff, run):

@@ -21,6 +21,7 @@ from adaptrag.common.confirmation import Question
 from adaptrag.common.errors import AdaptRAGError
 from adaptrag.common.models import Job
 from agents.models import AgentVariant, ModelArtifact
+from training.admin.facts import COUNTS, FILTERS, RECIPE, RESULT, facts
 from training.models import SFTDataset, SFTExample, TeacherBudget
 from training.selectors import interactions_behind, training_of
 from training.services import DatasetRequest, dataset_drop, dataset_enqueue
@@ -69,7 +70,19 @@ class _Starting(ReadOnlyAdmin):
 class SFTDatasetAdmin(_Starting):
     list_display = ("name", "source", "train", "validation", "left_out", "examples_link", "created_at")
     list_filter = ("source",)
-    readonly_fields = ("examples_link", "trainings")
+    readonly_fields = ("examples_link", "trainings", "asked_for", "kept")
+    fields = (
+        "source",
+        "kept",
+        "examples_link",
+        "trainings",
+        "parent",
+        "asked_for",
+        "sha256",
+        "path",
+        "created_by",
+        "created_at",
+    )
     empty_hint = "A dataset is made of rated answers and corrections. Rate some answers first, or take the built-in questions."
     start_title = "Prepare a dataset from the log?"
     start_effects = (
@@ -100,6 +113,14 @@ class SFTDatasetAdmin(_Starting):
     def examples_link(self, dataset: SFTDataset) -> str:
         url = f"{reverse('admin:training_sftexample_changelist')}?dataset__id__exact={dataset.pk}"
         return format_html('<a class="text-link" href="{}">look through them</a>', url)
+
+    @display(description="What was asked for")
+    def asked_for(self, dataset: SFTDataset) -> str:
+        return facts(dataset.filters, FILTERS)
+
+    @display(description="Examples by split, origin and reason")
+    def kept(self, dataset: SFTDataset) -> str:
+        return facts(dataset.counts, COUNTS)
 
     @display(description="Trainings")
     def trainings(self, dataset: SFTDataset) -> str:
@@ -168,12 +189,32 @@ class TeacherBudgetAdmin(ModelAdmin):
 class ModelArtifactAdmin(ReadOnlyAdmin):
     list_display = ("name", "kind", "base_model", "size", "training_link", "agents", "created_at")
     list_filter = ("kind",)
-    readonly_fields = ("training_link", "made_of", "agents")
+    readonly_fields = ("size", "training_link", "made_of", "agents", "how", "figures", "came_of", "libraries")
+    fields = (
+        "name", "kind", "base_model", "agents", "training_link", "made_of", "parent", "figures", "how", "came_of", "libraries",
+        "path", "size", "sha256", "base_sha256", "created_by", "created_at",
+    )  # fmt: skip
     empty_hint = "Trainings make artifacts."
 
     @display(description="On disk", ordering="bytes_on_disk")
     def size(self, artifact: ModelArtifact) -> str:
         return filesizeformat(artifact.bytes_on_disk)
+
+    @display(description="Recipe")
+    def how(self, artifact: ModelArtifact) -> str:
+        return facts(artifact.parameters, RECIPE if artifact.kind == ModelArtifact.Kind.ADAPTER else {})
+
+    @display(description="Figures")
+    def figures(self, artifact: ModelArtifact) -> str:
+        return facts(artifact.metrics, RESULT if artifact.kind == ModelArtifact.Kind.ADAPTER else {})
+
+    @display(description="Came of")
+    def came_of(self, artifact: ModelArtifact) -> str:
+        return facts(artifact.provenance, {})
+
+    @display(description="Made with")
+    def libraries(self, artifact: ModelArtifact) -> str:
+        return facts(artifact.versions, {})
 
     @display(description="Training")
     def training_link(self, artifact: ModelArtifact) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from django import forms
@@ -29,6 +29,8 @@ from adaptrag.common.admin import ReadOnlyAdmin
 from adaptrag.common.confirmation import Question
 from adaptrag.common.errors import AdaptRAGError
 from agents.llm.weights import DEFAULT_MODEL
+from training.admin.curve import loss_curve
+from training.admin.facts import RECIPE, RESULT, facts
 from training.admin.rows import LIVE, STATE_LABELS, link
 from training.models import DistillationRun, SFTDataset, TeacherAnswer, TrainingRun
 from training.recipe import Recipe
@@ -45,7 +47,7 @@ from training.services import (
 )
 from training.sft import SOURCES
 
-RECIPE = Recipe()
+DEFAULT = Recipe()
 
 
 def _whole(low: int, high: int, **options: Any) -> forms.IntegerField:
@@ -65,8 +67,8 @@ class TrainingForm(forms.Form):
         max_length=300, initial=DEFAULT_MODEL, widget=UnfoldAdminTextInputWidget,
         help_text="smollm2, a folder, or a hub name such as distilgpt2.",
     )  # fmt: skip
-    steps = _whole(1, 1_000_000, initial=RECIPE.steps)
-    r = _whole(1, 1024, initial=RECIPE.r, label="Rank")
+    steps = _whole(1, 1_000_000, initial=DEFAULT.steps)
+    r = _whole(1, 1024, initial=DEFAULT.r, label="Rank")
     learning_rate = forms.FloatField(
         required=False, min_value=1e-8, max_value=1, help_text="Empty: by the width of the model.",
         widget=UnfoldAdminDecimalFieldWidget(attrs={"step": "any"}),
@@ -74,7 +76,7 @@ class TrainingForm(forms.Form):
     micro = _whole(
         1,
         4096,
-        initial=RECIPE.micro,
+        initial=DEFAULT.micro,
         label="Examples at once",
         help_text="On average; long ones fewer. A lower number takes less memory.",
     )
@@ -201,9 +203,9 @@ class _RunAdmin(ReadOnlyAdmin):
 class TrainingRunAdmin(_RunAdmin):
     list_display = ("title", "dataset_link", "base_model", "state", "progress", "loss", "artifact_link", "created_at")
     list_select_related = ("dataset", "job", "artifact")
-    readonly_fields = ("dataset_link", "artifact_link")
+    readonly_fields = ("dataset_link", "artifact_link", "how", "outcome")
     fields = (
-        "dataset_link", "artifact_link", "base_model", "recipe", "processes", "launcher", "agent", "result", "created_by",
+        "outcome", "dataset_link", "artifact_link", "base_model", "agent", "how", "processes", "launcher", "created_by",
         "created_at",
     )  # fmt: skip
     empty_hint = "A training fine-tunes a model on a dataset; its result is a candidate that you may put into service."
@@ -233,6 +235,14 @@ class TrainingRunAdmin(_RunAdmin):
     def artifact_link(self, run: TrainingRun) -> str:
         return link(run.artifact)
 
+    @display(description="Recipe")
+    def how(self, run: TrainingRun) -> str:
+        return facts(run.recipe, RECIPE)
+
+    @display(description="Result")
+    def outcome(self, run: TrainingRun) -> str:
+        return facts(run.result, RESULT)
+
     @display(description="State", label=STATE_LABELS)
     def state(self, run: TrainingRun) -> str:
         return run.job.state if run.job else "succeeded" if run.artifact_id else "cleaned up"
@@ -243,27 +253,9 @@ class TrainingRunAdmin(_RunAdmin):
         return ", ".join(f"{one:.3f}" for one in figures if one is not None) or "–"
 
     def status(self, run: TrainingRun) -> dict[str, Any]:
-        return super().status(run) | {"curve": curve_lines(run.curve), "last": run.curve[-1] if run.curve else None}
-
-
-WIDTH, HEIGHT = 600, 180
-
-
-def curve_lines(curve: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The loss curve as points of SVG polylines, and its bounds. Empty for fewer than two points."""
-    series = {
-        name: [(point["step"], point[f"{name}_loss"]) for point in curve if point.get(f"{name}_loss") is not None]
-        for name in ("train", "validation")
-    }
-    both = [point for points in series.values() for point in points]
-    if len(both) < 2:
-        return {}
-    last, highest = max(step for step, _ in both), max(loss for _, loss in both) or 1.0
-    lines = {
-        name: " ".join(f"{WIDTH * step / last:.1f},{HEIGHT * (1 - loss / highest):.1f}" for step, loss in points)
-        for name, points in series.items()
-    }
-    return {**lines, "highest": highest, "steps": last, "width": WIDTH, "height": HEIGHT}
+        steps = run.recipe.get("steps", DEFAULT.steps)
+        curve = loss_curve(run.curve, steps, run.result.get("best_step"))
+        return super().status(run) | {"curve": curve, "steps": steps, "last": run.curve[-1] if run.curve else None}
 
 
 class TeacherAnswerInline(TabularInline):

@@ -104,6 +104,8 @@ def dataset_prepare(request: DatasetRequest) -> SFTDataset:
     if not figures["train"]:
         reasons = "; ".join(f"{number} x {reason}" for reason, number in figures["left_out"].items())
         raise NothingToLearn(f"No question is left to train on, of {len(examples)}: {reasons or 'nothing was asked yet'}")
+    if builtin:
+        figures["origins"] = {SFTExample.Origin.BUILTIN.value: sum(figures["origins"].values())}
     source = SFTDataset.Source.BUILTIN if builtin else request.source
     values = asdict(filters) | {"student": request.student, "eval_questions": len(reserved)}
     origin = SFTExample.Origin.BUILTIN if builtin else None
