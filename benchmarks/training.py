@@ -9,7 +9,9 @@ asked; the others are trained on. Each training and each examination is a proces
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
+import importlib.metadata
 import itertools
 import json
 import queue
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,9 @@ PLAIN = "plain LoRA, transformers Trainer, {} (r 16, lr 5e-4, padded)"
 MEASURED = ("tokens_per_second", "peak_memory_bytes", "seconds")  # of a training; null where there was none
 AVERAGED = ("token_f1", "exact_match", "asking_seconds", "tokens_per_second", "seconds")
 RESULT = "result.json"
+JUDGED = ("queries.jsonl", "qrels/test.tsv")
+CODE = ("training", "agents", "benchmarks")  # what a figure depends on
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "numpy")
 AT_ONCE = 16  # questions given to the engine at a time
 
 
@@ -51,7 +56,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=300, help="that they play (300)")
     parser.add_argument("--correct-rate", type=float, default=0.3, help="share of poor answers that they correct (0.3)")
     parser.add_argument(
-        "--keep", type=Path, help="a folder that keeps what was measured: the same call again goes on from there"
+        "--keep", type=Path, help="a folder that keeps what was measured: the same call, of the same code, goes on from there"
     )
 
 
@@ -64,6 +69,7 @@ def run(options: dict[str, Any], progress: Callable[[float, str], Any]) -> list[
     """
     from django.conf import settings
 
+    from agents.ingestion.beir import corpus_file
     from agents.llm.weights import model_folder
     from agents.strategies.lora_rag import LoraRAG
     from training.lora import precision_for
@@ -84,8 +90,12 @@ def run(options: dict[str, Any], progress: Callable[[float, str], Any]) -> list[
     kinds = [(PLAIN.format(one), steps[0], {"kind": "plain", "precision": one, "chats": gold}) for one in precisions]
     kinds += [(f"{name} + adapter", count, {"kind": "own", "chats": gold}) for count in steps]
     rows = []
-    with tempfile.TemporaryDirectory(prefix="adaptrag-training-") as folder:
-        child = Measured(Path(folder), options["keep"])
+    parts = [corpus_file(options["dataset"]), *(options["dataset"] / name for name in JUDGED)]
+    files = [*parts, *sorted(Path(base["model"]).glob("*.safetensors"))]
+    with (
+        tempfile.TemporaryDirectory(prefix="adaptrag-training-") as folder,
+        Measured(Path(folder), options["keep"], files) as child,
+    ):
         if options["from_feedback"]:
             progress(0, f"{options['rounds']} rounds with simulated users")
             spec = {
@@ -131,23 +141,34 @@ def with_means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def with_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """In place of `scores` 95 % intervals over questions: of token F1, and of what it is above the base and the plain LoRA."""
+    """In place of `scores` 95 % intervals over questions: of token F1, and of what it is above the base and the plain LoRA.
+
+    A row is compared with the first plain LoRA (that in fp32) of as many steps and the same seed, a mean with the mean.
+    """
     from evals.statistics import compare, mean_interval
 
-    against = {
-        "base": [row for row in rows if not row["steps"]],
-        "plain": [row for row in rows if row["model"].startswith("plain")],
-    }
+    base = next((row for row in rows if not row["steps"]), None)
+    plain: dict[tuple[int, Any], dict[str, Any]] = {}
+    for row in rows:
+        if _is_plain(row):
+            plain.setdefault((row["steps"], row["seed"]), row)
     found = []
     for row in rows:
         estimate = mean_interval(row["scores"])
-        figures = {"low": estimate.low, "high": estimate.high}
-        for name, others in against.items():
-            other = others[-1] if others and others[-1]["model"] != row["model"] and row["steps"] else None
+        figures: dict[str, Any] = {"low": estimate.low, "high": estimate.high}
+        others = {
+            "over_base": base if row["steps"] else None,
+            "over_plain": None if _is_plain(row) else plain.get((row["steps"], row["seed"])),
+        }
+        for name, other in others.items():
             (one,) = compare({"it": row["scores"], "other": other["scores"]}, "other") if other else [None]
-            figures[f"over_{name}"] = [one.difference, one.low, one.high] if one else None
+            figures[name] = [one.difference, one.low, one.high] if one else None
         found.append({name: value for name, value in row.items() if name != "scores"} | figures)
     return found
+
+
+def _is_plain(row: dict[str, Any]) -> bool:
+    return row["model"].startswith("plain")
 
 
 def _kinds(rows: list[dict[str, Any]]) -> dict[tuple[str, int], list[dict[str, Any]]]:
@@ -172,10 +193,12 @@ def read(dataset: Path) -> list[Question]:
     from agents.strategies.lora_rag import LoraRAG
     from agents.strategies.prompt import answer_messages
 
-    for name in ("queries.jsonl", "qrels/test.tsv"):
+    for name in JUDGED:
         if not (dataset / name).is_file():
             raise InvalidInput(f"{dataset} has no {name}: it is not a BEIR folder with judgements.")
-    texts = {one.id: one for one in read_corpus(corpus_file(dataset))}
+    if (corpus := corpus_file(dataset)) is None:
+        raise InvalidInput(f"{dataset} has no corpus.jsonl, nor one with .gz.")
+    texts = {one.id: one for one in read_corpus(corpus)}
     gold: dict[str, list[str]] = {}
     for line in (dataset / "qrels/test.tsv").read_text().splitlines()[1:]:
         question, document, gain = line.split("\t")
@@ -203,14 +226,34 @@ def read(dataset: Path) -> list[Question]:
 
 
 class Measured:
-    """Runs a measurement in a process of its own, or gives what the same one found before and was kept."""
+    """Runs a measurement in a process of its own, or gives what the same one found before and was kept.
 
-    def __init__(self, scratch: Path, keep: Path | None) -> None:
+    The same: of the same code, libraries, data and model. Raises BenchmarkFailed where another call measures into the folder.
+    """
+
+    def __init__(self, scratch: Path, keep: Path | None, files: Iterable[Path] = ()) -> None:
         self._folder = keep or scratch
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (self._folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BenchmarkFailed(f"Another call measures into {keep}: await its end, or --keep another folder.") from error
+        code = [path for package in CODE for path in sorted((ROOT / package).rglob("*.py"))]
+        self._same = {
+            "content": _digest([*code, *files]),
+            "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        }
+
+    def __enter__(self) -> Measured:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
 
     def __call__(self, spec: dict[str, Any]) -> dict[str, Any]:
         """What was found, and the `folder` that holds the process's files. Raises BenchmarkFailed."""
-        text = json.dumps(spec, sort_keys=True)
+        text = json.dumps(spec | self._same, sort_keys=True)
         out = self._folder / f"{spec['kind']}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         if not (out / RESULT).is_file():
             shutil.rmtree(out, ignore_errors=True)  # what a stopped one left
@@ -221,6 +264,14 @@ class Measured:
             if done.returncode:
                 raise BenchmarkFailed(f"The measurement failed:\n{done.stderr[-3000:]}")
         return json.loads((out / RESULT).read_text()) | {"folder": out.name}
+
+
+def _digest(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()
 
 
 # The measured processes -------------------------------------------------------------------------------------------------

@@ -7,12 +7,16 @@ product forward and one for the gradient of its input; the gradients of A and B 
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+# Blocks of transformers that compute down(act(gate x) * up x) and nothing else; others with these three layers scale or clamp.
+GATED = {"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP", "SmolLM3MLP", "Olmo2MLP"}
 
 
 def fuse(network: Any) -> int:
@@ -22,12 +26,17 @@ def fuse(network: Any) -> int:
     """
     from peft.tuners.lora import Linear
 
-    layers = [module for module in network.modules() if isinstance(module, Linear) and _plain(module)]
+    uses = Counter(id(weight) for _, weight in network.named_parameters(remove_duplicate=False))
+    layers = [
+        module
+        for module in network.modules()
+        if isinstance(module, Linear) and _plain(module) and uses[id(module.get_base_layer().weight)] == 1
+    ]
     for layer in layers:
         layer.forward = MergedLinear(layer)
     if layers:
         for module in network.modules():
-            if hasattr(module, "gate_proj") and hasattr(module, "up_proj") and hasattr(module, "down_proj"):
+            if type(module).__name__ in GATED:
                 _gate(module)
     return len(layers)
 

@@ -13,14 +13,15 @@ import os
 import resource
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from training.encoding import Encoded, Encoder, collate
+from training.encoding import Encoded, Encoder, collate, schedule
 from training.errors import NothingToLearn, TrainingFailed
-from training.recipe import PRECISIONS, OnPoint, Outcome, Recipe, rate_for
+from training.recipe import PRECISIONS, OnPoint, Outcome, Recipe
 from training.trainer import lora_trainer
 from training.watch import COMPLETE, Watch
 
@@ -49,23 +50,28 @@ def train_lora(
             f"None of the {len(encoded)} training examples fits the model's window of {encoder.window} tokens. "
             "Prepare the dataset for this model, with fewer or shorter passages."
         )
-    rate = recipe.learning_rate or rate_for(encoder.width)
-    recipe = replace(recipe, micro=math.gcd(recipe.batch, recipe.micro), learning_rate=rate)
+    recipe = replace(recipe, micro=math.gcd(recipe.batch, recipe.micro), learning_rate=recipe.rate(encoder.width))
     try:
         return _run(model, kept, held_out, out, recipe, on_point, on_checkpoint, skipped=len(encoded) - len(kept))
     except (MemoryError, RuntimeError) as error:
         # torch has no class of its own for memory that runs out on the CPU.
         if isinstance(error, MemoryError) or any(words in str(error) for words in ("out of memory", "can't allocate memory")):
-            raise TrainingFailed(
-                f"Memory ran out with {recipe.micro} examples of up to {max(map(len, kept))} tokens at once. {_smaller(recipe)}"
-            ) from error
+            raise TrainingFailed(_too_large(recipe, list(map(len, kept)))) from error
         raise
 
 
-def _smaller(recipe: Recipe) -> str:
-    if recipe.micro > 1:
-        return f"Resume with --micro {recipe.micro // 2} (the result stays the same), or on a GPU with --qlora."
-    return "Resume with --qlora on a GPU, or start another with shorter examples (prepare_sft_data --max-tokens)."
+def _too_large(recipe: Recipe, lengths: list[int]) -> str:
+    rows = schedule(lengths, steps=recipe.steps, batch=recipe.batch, micro=recipe.micro, seed=recipe.seed)
+    count, longest = max(((len(row), max(lengths[index] for index in row)) for row in rows), key=math.prod)
+    if count == 1:
+        return (
+            f"Memory ran out; the largest portion is one example of {longest} tokens. Start another training with shorter "
+            "examples (prepare_sft_data --max-tokens), or resume with --qlora on a GPU."
+        )
+    return (
+        f"Memory ran out; the largest portion is {count} examples of up to {longest} tokens. Resume with --micro "
+        f"{recipe.micro // 2} (the result stays the same), or on a GPU with --qlora."
+    )
 
 
 def _run(
@@ -173,8 +179,11 @@ def _network(model: Path, recipe: Recipe, precision: str) -> Any:
         task_type="CAUSAL_LM",
         fan_in_fan_out=base.config.model_type == "gpt2",
     )
-    network = get_peft_model(base, config)
-    fuse(network)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft calls it by its old name
+        network = get_peft_model(base, config)
+    if not torch.cuda.is_available():  # the Trainer moves the network to a GPU later
+        fuse(network)
     return network
 
 

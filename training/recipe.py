@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PRECISIONS = ("auto", "fp32", "bf16")
+SCHEDULES = ("cosine", "constant")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How to train. `alpha` None: twice r. `plus` is LoRA+'s ratio of the learning rates of B and A (Hayou et al., 2024).
 
-    `learning_rate` None: by the width of the model, see `rate_for`.
+    `learning_rate` None: by the width of the model and the adapter's scale, see `rate`.
 
     A step's `batch` examples are computed in batch / micro portions: `micro` at once on average, long ones fewer.
 
@@ -50,6 +51,22 @@ class Recipe:
             return 1.0
         return (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm))) / 2
 
+    @property
+    def scale(self) -> float:
+        """By which the product of B and A is multiplied (Hu et al., 2021; rank-stabilized: Kalajdzievski, 2023)."""
+        alpha = self.alpha if self.alpha is not None else 2 * self.r
+        return alpha / (math.sqrt(self.r) if self.rank_stabilized else self.r)
+
+    def rate(self, width: int) -> float:
+        """The learning rate for a model with hidden states of this width: the narrower, the higher.
+
+        Schulman et al., "LoRA Without Regret" (2025), have 5e-4 (2000 / width)^0.781 for models of the Llama family, for every
+        rank r at a scale of 32 / r. Another scale takes so much more or less, because B begins at 0.
+        """
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 5e-4 * (2000 / width) ** 0.781 * 32 / (self.scale * self.r)
+
     def spacing(self) -> int:
         return self.every or max(1, min(25, self.steps // 3))
 
@@ -83,15 +100,6 @@ class Outcome:
     trainable_parameters: int
     skipped: int
     points: list[Point] = field(default_factory=list)
-
-
-def rate_for(width: int) -> float:
-    """The learning rate for a model with hidden states of this width: the narrower, the higher.
-
-    That of Schulman et al., "LoRA Without Regret" (2025), for models of the Llama family, 5e-4 (2000 / width)^0.781, for their
-    alpha of 32 at our rank of 8; twice that, because alpha is half theirs and B begins at 0.
-    """
-    return 1e-3 * (2000 / width) ** 0.781
 
 
 OnPoint = Callable[[Point], None]

@@ -260,8 +260,8 @@ def scrubbed(text: str) -> tuple[str, Counter[str]]:
     return text, replaced
 
 
-def counts(examples: Sequence[Example]) -> dict[str, Any]:
-    """What a dataset's row says of its examples."""
+def counts(examples: Sequence[Any]) -> dict[str, Any]:
+    """What a dataset's row says of its examples, or of their rows."""
     kept = [one for one in examples if one.split != "left_out"]
     return {
         "train": sum(one.split == "train" for one in kept),

@@ -62,6 +62,10 @@ def lora_trainer(
 
     lengths = [len(one) for one in train]
     rows = list(schedule(lengths, steps=recipe.steps, batch=recipe.batch, micro=recipe.micro, seed=recipe.seed))
+    watch.tokens_of = [
+        sum(lengths[index] for row in rows[first : first + micro_steps] for index in row)
+        for first in range(0, len(rows), micro_steps)
+    ]
 
     class LoraTrainer(Trainer):
         def get_train_dataloader(self) -> DataLoader:
@@ -85,10 +89,6 @@ def lora_trainer(
             if self.lr_scheduler is None:
                 self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, recipe.pace)
             return self.lr_scheduler
-
-        def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
-            watch.tokens += int(inputs["attention_mask"].sum()) * processes
-            return super().training_step(model, inputs, num_items_in_batch)
 
     callbacks: list[Any] = [watch.callback()]
     if validation and recipe.patience:

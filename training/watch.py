@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ class Watch:
         self._recipe, self._on_point, self._on_checkpoint = recipe, on_point, on_checkpoint
         self.points: list[Point] = []
         self.tokens = 0
+        self.tokens_of: Sequence[int] = ()  # each step, those of all processes
         self._began = self._ended = 0.0
         self._started_at = 0
 
@@ -59,6 +60,9 @@ class Watch:
 
             def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
                 watch._ended = time.perf_counter()
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                watch.tokens += watch.tokens_of[state.global_step - 1]
 
             def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
                 if "loss" in (logs or {}) and state.is_world_process_zero:

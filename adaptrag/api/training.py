@@ -79,7 +79,13 @@ class TrainingStartSerializer(Strict):
     model = Text(required=False, max_length=300, help_text="smollm2, a folder, or a hub name.")
     steps = Whole(required=False, min_value=1, max_value=1_000_000)
     r = Whole(required=False, min_value=1, max_value=1024, help_text="Rank of the adapter.")
-    learning_rate = Number(required=False, min_value=1e-8, max_value=1, help_text="By the width of the model, if left out.")
+    learning_rate = Number(
+        required=False,
+        allow_null=True,
+        min_value=1e-8,
+        max_value=1,
+        help_text="By the width of the model if null or absent.",
+    )
     batch = Whole(required=False, min_value=1, max_value=4096, help_text="Examples a step.")
     micro = Whole(required=False, min_value=1, max_value=4096, help_text="Examples computed at once, on average.")
     qlora = serializers.BooleanField(required=False, help_text="Base model in 4 bits; takes a CUDA GPU.")

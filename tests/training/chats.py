@@ -27,6 +27,14 @@ def chats(count: int) -> list[list[dict[str, str]]]:
     return [chat(f"{TOWNS[number % 10]} {number}", number) for number in range(count)]
 
 
+def uneven(count: int) -> list[list[dict[str, str]]]:
+    """Chats of which every fourth has a passage several times as long."""
+    rows = chats(count)
+    for row in rows[::4]:
+        row[1]["content"] = row[1]["content"].replace("Its bridge", "It has a market. " * 30 + "Its bridge")
+    return rows
+
+
 def logged(variant: AgentVariant, question: str, answer: str, *, reward: float | None = None, correction: str = "", **fields):
     """An interaction with one passage in its prompt and another beside it, rated where a reward is given."""
     sources = [

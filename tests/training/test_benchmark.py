@@ -1,6 +1,8 @@
 """`benchmark training` on a BEIR folder of a few questions and a model of a few kilobytes."""
 
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -73,9 +75,15 @@ def test_rows_carry_intervals_of_their_score_and_of_what_they_are_above_others()
     def row(model, steps, scores):
         return {"model": model, "steps": steps, "seed": 0, "token_f1": sum(scores) / len(scores), "scores": scores}
 
-    base, plain, own = training.with_intervals(
-        [row("m", 0, [0.0, 0.1] * 20), row("plain LoRA", 15, [0.2, 0.4] * 20), row("m + adapter", 15, [0.5, 0.6] * 20)]
-    )
+    base, plain, other, own, longer = training.with_intervals(
+        [
+            row("m", 0, [0.0, 0.1] * 20), row("plain LoRA, fp32", 15, [0.2, 0.4] * 20), row("plain LoRA, bf16", 15, [0.1] * 40),
+            row("m + adapter", 15, [0.5, 0.6] * 20), row("m + adapter", 100, [0.9, 0.8] * 20),
+        ]
+    )  # fmt: skip
+    assert other["over_plain"] is None
+    assert longer["over_plain"] is None  # no plain LoRA of as many steps
+    assert longer["over_base"][0] == pytest.approx(0.8)
     assert base["over_base"] is None
     assert base["over_plain"] is None
     assert plain["over_plain"] is None
@@ -85,6 +93,25 @@ def test_rows_carry_intervals_of_their_score_and_of_what_they_are_above_others()
     assert mean == pytest.approx(0.25)
     assert own["low"] < own["token_f1"] < own["high"]
     assert "scores" not in own
+
+
+def test_another_call_and_other_data_find_nothing_of_what_is_kept(tmp_path, monkeypatch):
+    found, data = [], tmp_path / "data.txt"
+    data.write_text("one")
+
+    def measured(command, **_):
+        found.append(Path(command[-1]))
+        (found[-1] / training.RESULT).write_text("{}")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("subprocess.run", measured)
+    for content, expected in (("one", 1), ("one", 1), ("two", 2)):
+        data.write_text(content)
+        with training.Measured(tmp_path, tmp_path / "kept", [data]) as child:
+            child({"kind": "own"})
+            assert len(set(found)) == len(found) == expected
+            with pytest.raises(training.BenchmarkFailed, match="Another call"):
+                training.Measured(tmp_path, tmp_path / "kept", [data])
 
 
 @pytest.mark.slow

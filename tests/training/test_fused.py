@@ -80,6 +80,25 @@ def test_weights_that_are_loaded_into_the_adapter_count_at_once(model):
     assert not torch.allclose(before, net(**inputs).logits)
 
 
+def test_a_block_that_does_more_and_layers_that_share_a_weight_keep_their_own_way(model):
+    kind, folder = model
+    if kind == "gpt2":
+        pytest.skip("not fused")
+    whole = fuse(network(folder))
+    net = network(folder)
+    layers = net.base_model.model.model.layers
+    block = layers[0].mlp
+    layers[0].mlp.__class__ = type(
+        "ScaledMLP", (type(block),), {"forward": lambda self, x: 0.5 * super(type(self), self).forward(x)}
+    )
+    for layer in layers:
+        layer.self_attn.q_proj.get_base_layer().weight = layers[0].self_attn.q_proj.get_base_layer().weight
+    before = net(**{key: value for key, value in batch(folder).items() if key != "labels"}).logits
+    assert fuse(net) == whole - len(layers)
+    after = net(**{key: value for key, value in batch(folder).items() if key != "labels"}).logits
+    assert torch.allclose(before, after, atol=1e-4)
+
+
 def test_portions_are_as_even_as_can_be():
     generator = random.Random(1)
     for _ in range(200):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from agents.llm.adapters import WEIGHTS
 from tests.agents.tiny_chat import make
-from tests.training.chats import chats
+from tests.training.chats import chats, uneven
 from training.encoding import IGNORED, Encoder, collate, schedule
 from training.errors import NothingToLearn, TrainingFailed
 from training.lora import newest_checkpoint, train_lora
@@ -102,15 +102,15 @@ def test_a_resumed_run_remembers_how_long_validation_has_not_improved(gpt2, tmp_
 
 def test_a_run_resumed_with_smaller_portions_ends_as_an_uninterrupted_one(llama, tmp_path):
     recipe = Recipe(**FAST)
-    whole = train_lora(llama, chats(20), [], tmp_path / "whole", recipe)
+    whole = train_lora(llama, uneven(20), [], tmp_path / "whole", recipe)
 
     def kill(point):
         if point.step == 5:
             raise Killed
 
     with pytest.raises(Killed):
-        train_lora(llama, chats(20), [], tmp_path / "killed", recipe, on_point=kill)
-    resumed = train_lora(llama, chats(20), [], tmp_path / "killed", replace(recipe, micro=1))
+        train_lora(llama, uneven(20), [], tmp_path / "killed", recipe, on_point=kill)
+    resumed = train_lora(llama, uneven(20), [], tmp_path / "killed", replace(recipe, micro=1))
     one, other = load_file(whole.path / WEIGHTS), load_file(resumed.path / WEIGHTS)
     assert all(torch.allclose(one[name], other[name], atol=1e-4) for name in one)
 
@@ -136,6 +136,28 @@ def test_a_loss_that_is_no_number_fails_with_the_remedy(llama, tmp_path):
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(TrainingFailed, match="another training with a lower --learning-rate"):
         train_lora(broken, chats(8), [], tmp_path / "out", Recipe(**FAST))
+
+
+@pytest.mark.parametrize(
+    ("examples", "micro", "words"),
+    [(uneven(4), 2, "one example of .* shorter examples"), (chats(4), 2, "2 examples .* --micro 1")],
+)
+def test_memory_that_runs_out_names_the_largest_portion_and_what_helps(llama, tmp_path, monkeypatch, examples, micro, words):
+    def out_of_memory(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("training.lora._run", out_of_memory)
+    with pytest.raises(TrainingFailed, match=words):
+        train_lora(llama, examples, [], tmp_path, Recipe(**FAST | {"micro": micro}))
+
+
+def test_the_learning_rate_follows_width_and_scale_unless_it_is_given():
+    assert Recipe().rate(2000) == pytest.approx(1e-3)
+    assert Recipe().rate(576) == pytest.approx(2.64e-3, rel=2e-3)
+    assert Recipe(r=64).rate(2000) == pytest.approx(1e-3 / 8)  # alpha 128, where the source has 32
+    assert Recipe(r=64, alpha=16).rate(2000) == Recipe().rate(2000)
+    assert Recipe(r=64, alpha=4, rank_stabilized=True).rate(2000) == pytest.approx(5e-4)
+    assert Recipe(learning_rate=0.5).rate(2000) == 0.5
 
 
 def test_examples_over_the_window_are_skipped_and_counted(gpt2, tmp_path):

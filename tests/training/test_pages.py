@@ -94,15 +94,32 @@ def test_a_curve_of_one_point_is_no_picture():
 
 @pytest.mark.parametrize(
     ("highest", "marks"),
-    [(0.0004, "0 0.0001 0.0002 0.0003 0.0004"), (1.0, "0 0.25 0.5 0.75 1"), (3.87, "0 1 2 3 4"), (11, "0 5 10 15")],
+    [(0.0, "0 2.5e-10 5e-10 7.5e-10 1e-09"), (0.0004, "0 0.0001 0.0002 0.0003 0.0004"), (3.87, "0 1 2 3 4"), (11, "0 5 10 15")],
 )
 def test_the_axes_of_a_curve_have_round_marks_and_the_kept_step(highest, marks):
     curve = [{"step": 1, "train_loss": highest}, {"step": 2, "validation_loss": highest / 2}]
     drawn = loss_curve(curve, 100, best=2)
     assert " ".join(mark["text"] for mark in drawn["down"]) == marks
-    assert [mark["text"] for mark in drawn["across"]] == ["0", "25", "50", "75", "100"]
+    assert [mark["text"] for mark in drawn["across"]] == ["0", "50", "100"]
+    assert drawn["rows"] == [{"step": 1, "train": highest}, {"step": 2, "validation": highest / 2}]
     assert (drawn["best"], drawn["lowest"]) == ({"step": 2, "x": 2.0}, highest / 2)
     assert all(0 <= point[axis] <= 100 for point in drawn["points"] for axis in "xy")
+
+
+@pytest.mark.parametrize(
+    ("steps", "marks"), [(2, "0 1 2"), (10, "0 5 10"), (15, "0 5 10 15"), (1_000_000, "0 500,000 1,000,000")]
+)
+def test_steps_are_marked_by_whole_numbers(steps, marks):
+    curve = [{"step": 1, "train_loss": 2.0}, {"step": 2, "train_loss": 1.0}]
+    assert " ".join(mark["text"] for mark in loss_curve(curve, steps)["across"]) == marks
+
+
+def test_a_long_curve_lists_the_validated_steps_and_the_last():
+    curve = [{"step": step, "train_loss": 1.0} for step in range(1, 201)]
+    curve[99:99] = [{"step": 99, "validation_loss": 2.0}]
+    drawn = loss_curve(curve, 200)
+    assert [row["step"] for row in drawn["rows"]] == [99, 200]
+    assert [point["name"] for point in drawn["points"]] == ["validation"]
 
 
 def test_a_page_says_its_figures_in_words_and_escapes_what_has_none():
@@ -110,6 +127,9 @@ def test_a_page_says_its_figures_in_words_and_escapes_what_has_none():
     assert shown.index("Steps") < shown.index("1,500") < shown.index("by the width of the model")
     assert "&lt;b&gt;new&lt;/b&gt;" in shown
     assert "&lt;i&gt;" in shown
+    plain = facts({"adapter": None, "times": {"p50": 1.25, "cold": False}}, {})
+    assert "<td>–</td>" in plain
+    assert "p50 1.25, cold no" in plain
     reasons = facts({"left_out": {"Rated <low>.": 2, "Not rated.": 1200}}, COUNTS)
     assert reasons.index("1,200 × Not rated.") < reasons.index("2 × Rated &lt;low&gt;.")
     assert facts({}, RESULT) == "–"

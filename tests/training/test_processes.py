@@ -18,7 +18,8 @@ from agents.llm.adapters import WEIGHTS
 from tests.agents.faulty_server import answer, serving
 from tests.agents.tiny_chat import make, until
 from tests.ops.site import ROOT, Site
-from tests.training.chats import chat, chats
+from tests.training.chats import chat, chats, uneven
+from training.encoding import Encoder, schedule
 from training.launch import SPEC, launch
 from training.lora import train_lora
 from training.recipe import Recipe
@@ -31,13 +32,16 @@ def test_two_processes_learn_what_one_does(tmp_path):
     recipe = Recipe(steps=3, batch=4, micro=2, every=3, threads=1, learning_rate=0.01)
     points, checkpoints = [], []
     shared = launch(2)(
-        model, chats(12), chats(4), tmp_path / "two", recipe, on_point=points.append, on_checkpoint=checkpoints.append
+        model, uneven(12), chats(4), tmp_path / "two", recipe, on_point=points.append, on_checkpoint=checkpoints.append
     )
-    alone = train_lora(model, chats(12), chats(4), tmp_path / "one", recipe)
+    alone = train_lora(model, uneven(12), chats(4), tmp_path / "one", recipe)
     assert [point.step for point in points if point.train_loss is not None] == [1, 2, 3]
     assert checkpoints == [3]
     one, two = load_file(alone.path / WEIGHTS), load_file(shared.path / WEIGHTS)
     assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
+    assert shared.tokens == alone.tokens
+    lengths = [len(encoded) for encoded in map(Encoder(model).encode, uneven(12))]
+    assert {len(row) for row in schedule(lengths, steps=3, batch=4, micro=2, seed=0)} == {1, 2, 3}  # accelerate drops such
 
 
 def test_two_machines_learn_what_one_does(tmp_path):
@@ -65,13 +69,13 @@ def test_two_machines_learn_what_one_does(tmp_path):
     second = threading.Thread(target=join)
     second.start()
     try:
-        shared = launch(1, words(0))(model, chats(12), chats(4), tmp_path / "two", recipe)
+        shared = launch(1, words(0))(model, uneven(12), chats(4), tmp_path / "two", recipe)
         second.join()
         assert other[0].wait(60) == 0
     finally:
-        for process in other:
-            process.kill()
-    alone = train_lora(model, chats(12), chats(4), tmp_path / "one", recipe)
+        second.join()
+        other[0].kill()
+    alone = train_lora(model, uneven(12), chats(4), tmp_path / "one", recipe)
     one, two = load_file(alone.path / WEIGHTS), load_file(shared.path / WEIGHTS)
     assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
 

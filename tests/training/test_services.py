@@ -141,7 +141,7 @@ def test_questions_of_an_eval_set_stay_out(log, student):
 def test_without_a_log_the_built_in_questions_are_taken_and_named_so(site, student):
     dataset = _prepared(student, max_tokens=1000)
     assert dataset.source == SFTDataset.Source.BUILTIN
-    assert set(dataset.counts["origins"]) == {"correction"}
+    assert set(dataset.counts["origins"]) == {"builtin"}
     examples = dataset.examples.exclude(split="left_out")
     assert all(example.interaction is None and example.origin == "builtin" for example in examples)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 GAPS = 4  # between marks of an axis, at most
+MOST = 80  # points that are drawn and listed one by one
 
 
 def loss_curve(curve: Sequence[dict[str, Any]], steps: int, best: int | None = None) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def loss_curve(curve: Sequence[dict[str, Any]], steps: int, best: int | None = N
     if len(found) < 2:
         return {}
     last = max(steps, *(step for _, step, _ in found))
-    down, across = _marks(max(loss for *_, loss in found)), _marks(last)
+    down, across = _marks(max(loss for *_, loss in found)), _marks(last, whole=True)
     top = down[-1]
     points = [
         {
@@ -38,17 +39,29 @@ def loss_curve(curve: Sequence[dict[str, Any]], steps: int, best: int | None = N
     }
     return {
         "lines": lines,
-        "points": [one for one in points if one["name"] == "validation"] if len(points) > 80 else points,
+        "points": [one for one in points if one["name"] == "validation"] if len(points) > MOST else points,
         "down": [{"y": round(100 * (1 - value / top), 2), "text": f"{value:g}"} for value in down],
-        "across": [{"x": round(100 * value / last, 2), "text": f"{value:g}"} for value in across if value <= last],
+        "across": [{"x": round(100 * value / last, 2), "text": f"{value:,.0f}"} for value in across if value <= last],
+        "rows": _rows(found),
         "best": {"step": best, "x": round(100 * best / last, 2)} if best and lines["validation"] else None,
         "lowest": min((loss for name, _, loss in found if name == "validation"), default=None),
     }
 
 
-def _marks(highest: float) -> list[float]:
+def _rows(found: list[tuple[str, int, float]]) -> list[dict[str, Any]]:
+    """The losses of each step as a table: of long runs, the steps that were validated and the last."""
+    rows: dict[int, dict[str, Any]] = {}
+    for name, step, loss in found:
+        rows.setdefault(step, {"step": step})[name] = loss
+    last = max(rows)
+    return [row for row in rows.values() if len(rows) <= MOST or "validation" in row or row["step"] == last]
+
+
+def _marks(highest: float, *, whole: bool = False) -> list[float]:
     """0 and round numbers at even distance, the last of them not below `highest`."""
-    rough = max(highest, 1e-9) / GAPS
+    highest = max(highest, 1 if whole else 1e-9)
+    rough = max(highest / GAPS, 1 if whole else 0)
     power = 10.0 ** math.floor(math.log10(rough))
-    gap = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * (1 - 1e-9))
+    factors = (1, 2, 5, 10) if whole else (1, 2, 2.5, 5, 10)
+    gap = next(power * factor for factor in factors if power * factor >= rough * (1 - 1e-9))
     return [round(gap * number, 12) for number in range(math.ceil(highest / gap - 1e-9) + 1)]

@@ -22,7 +22,15 @@ def _loss(value: Any) -> str:
 
 
 def _rate(value: Any) -> str:
-    return "by the width of the model" if value is None else f"{value:.2g}"
+    return "by the width of the model" if value is None else f"{value:g}"
+
+
+def _plain(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return "–" if value is None else _yes(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items()) or "–"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _seconds(value: float) -> str:
@@ -95,6 +103,6 @@ COUNTS: Words = {
 def facts(values: Mapping[str, Any], words: Words) -> str:
     """A table of the values in the order of their words; a value without words goes by its name. A dash for none."""
     rows = [(label, written(values[name])) for name, (label, written) in words.items() if name in values]
-    rows += [(name, str(value)) for name, value in values.items() if name not in words]
+    rows += [(name, _plain(value)) for name, value in values.items() if name not in words]
     cells = format_html_join("", '<tr><th scope="row">{}</th><td>{}</td></tr>', rows)
     return format_html('<table class="ar-table ar-facts-table"><tbody>{}</tbody></table>', cells) if rows else "–"

@@ -100,16 +100,14 @@ def dataset_prepare(request: DatasetRequest) -> SFTDataset:
     )
     reserved = reserved_questions()
     examples = select(candidates, filters, lambda chat: len(encoder.encode(chat)), reserved)
-    figures = counts(examples)
+    origin = SFTExample.Origin.BUILTIN if builtin else None
+    rows = [_row(one, origin=origin, keyed=not builtin) for one in examples]
+    figures = counts(rows)
     if not figures["train"]:
         reasons = "; ".join(f"{number} x {reason}" for reason, number in figures["left_out"].items())
         raise NothingToLearn(f"No question is left to train on, of {len(examples)}: {reasons or 'nothing was asked yet'}")
-    if builtin:
-        figures["origins"] = {SFTExample.Origin.BUILTIN.value: sum(figures["origins"].values())}
     source = SFTDataset.Source.BUILTIN if builtin else request.source
     values = asdict(filters) | {"student": request.student, "eval_questions": len(reserved)}
-    origin = SFTExample.Origin.BUILTIN if builtin else None
-    rows = [_row(one, origin=origin, keyed=not builtin) for one in examples]
     return _frozen(rows, source=source, filters=values, figures=figures, out=request.out, user=request.user)
 
 
@@ -165,10 +163,7 @@ def dataset_drop(dataset: SFTDataset, examples: Sequence[int], *, user: Any = No
         if row.pk in dropped:
             row.split, row.reason = SFTExample.Split.LEFT_OUT, f"Dropped{by}."
         row.pk = None
-    figures = dict(dataset.counts)
-    figures |= {split: sum(row.split == split for row in rows) for split in ("train", "validation")}
-    figures["dropped"] = figures.get("dropped", 0) + len(dropped)
-    return _frozen(rows, source=dataset.source, filters=dataset.filters, figures=figures, parent=dataset, user=user)
+    return _frozen(rows, source=dataset.source, filters=dataset.filters, figures=counts(rows), parent=dataset, user=user)
 
 
 def dataset_export(dataset: SFTDataset, out: Path) -> None:

@@ -26,7 +26,7 @@ from training.errors import UnknownRun
 from training.launch import launch
 from training.lora import train_lora
 from training.models import SFTExample, TrainingRun
-from training.recipe import PRECISIONS, Outcome, Point, Recipe
+from training.recipe import PRECISIONS, SCHEDULES, Outcome, Point, Recipe
 from training.services.candidates import candidate_values
 from training.services.datasets import DatasetRequest, chats, dataset_enqueue, dataset_for
 from training.tasks import TRAIN
@@ -265,6 +265,7 @@ def _summary(run: TrainingRun) -> dict[str, Any]:
         "tokens_per_second",
         "peak_memory_bytes",
         "seconds",
+        "learning_rate",
     )
     return {
         "run": run.pk,
@@ -296,6 +297,8 @@ def _check_recipe(recipe: Recipe) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise InvalidInput(f"{name} must lie between {low:g} and {high:g}, not {value!r}.", field=name)
+    if recipe.schedule not in SCHEDULES:
+        raise InvalidInput(f"schedule must be one of {', '.join(SCHEDULES)}, not {recipe.schedule!r}.", field="schedule")
     if recipe.precision not in PRECISIONS:
         raise InvalidInput(f"precision must be one of {', '.join(PRECISIONS)}, not {recipe.precision!r}.", field="precision")
 

@@ -100,9 +100,10 @@ class Command(ContractCommand):
         if "job" in result:
             self.stdout.write(f"Training {result['run']} is on the queue as job {result['job']}.")
             return
+        rate = f" at {result['learning_rate']:.2g}" if result["learning_rate"] else ""
         held_out = f", validation {result['validation_loss']:.3f}" if result["validation_loss"] is not None else ""
         self.stdout.write(
-            f"{result['artifact']}: {result['steps']} steps, loss {result['train_loss']:.3f}{held_out}, "
+            f"{result['artifact']}: {result['steps']} steps{rate}, loss {result['train_loss']:.3f}{held_out}, "
             f"{result['tokens_per_second']:.0f} tokens/s, {result['seconds']:.0f} s, "
             f"{result['peak_memory_bytes'] / 2**30:.1f} GiB\n{result['path']}"
         )
