@@ -9,37 +9,22 @@ asked; the others are trained on. Each training and each examination is a proces
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
-import importlib.metadata
 import itertools
 import json
-import queue
-import shutil
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptrag.common.errors import AdaptRAGError, InvalidInput
+from adaptrag.common.errors import InvalidInput
+from benchmarks.measured import BenchmarkFailed, Measured
 
-ROOT = Path(__file__).resolve().parent.parent
 PLAIN = "plain LoRA, transformers Trainer, {} (r 16, lr 5e-4, padded)"
 MEASURED = ("tokens_per_second", "peak_memory_bytes", "seconds")  # of a training; null where there was none
 AVERAGED = ("token_f1", "exact_match", "asking_seconds", "tokens_per_second", "seconds")
-RESULT = "result.json"
 JUDGED = ("queries.jsonl", "qrels/test.tsv")
-CODE = ("training", "agents", "benchmarks")  # what a figure depends on
-LIBRARIES = ("torch", "transformers", "peft", "accelerate", "numpy")
-AT_ONCE = 16  # questions given to the engine at a time
-
-
-class BenchmarkFailed(AdaptRAGError):
-    code = "benchmark_failed"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -223,173 +208,3 @@ def read(dataset: Path) -> list[Question]:
         digest = hashlib.sha256(row["_id"].encode()).hexdigest()
         found.append((digest, Question(key=row["_id"], messages=[one.as_dict() for one in messages], answers=answers)))
     return [question for _, question in sorted(found, key=lambda pair: pair[0])]
-
-
-class Measured:
-    """Runs a measurement in a process of its own, or gives what the same one found before and was kept.
-
-    The same: of the same code, libraries, data and model. Raises BenchmarkFailed where another call measures into the folder.
-    """
-
-    def __init__(self, scratch: Path, keep: Path | None, files: Iterable[Path] = ()) -> None:
-        self._folder = keep or scratch
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self._folder / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BenchmarkFailed(f"Another call measures into {keep}: await its end, or --keep another folder.") from error
-        code = [path for package in CODE for path in sorted((ROOT / package).rglob("*.py"))]
-        self._same = {
-            "content": _digest([*code, *files]),
-            "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
-        }
-
-    def __enter__(self) -> Measured:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.close()
-
-    def __call__(self, spec: dict[str, Any]) -> dict[str, Any]:
-        """What was found, and the `folder` that holds the process's files. Raises BenchmarkFailed."""
-        text = json.dumps(spec | self._same, sort_keys=True)
-        out = self._folder / f"{spec['kind']}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-        if not (out / RESULT).is_file():
-            shutil.rmtree(out, ignore_errors=True)  # what a stopped one left
-            out.mkdir(parents=True)
-            (out / "spec.json").write_text(text)
-            command = [sys.executable, "-m", "benchmarks.training", str(out.resolve())]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise BenchmarkFailed(f"The measurement failed:\n{done.stderr[-3000:]}")
-        return json.loads((out / RESULT).read_text()) | {"folder": out.name}
-
-
-def _digest(files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as handle:
-            digest.update(hashlib.file_digest(handle, "sha256").digest())
-    return digest.hexdigest()
-
-
-# The measured processes -------------------------------------------------------------------------------------------------
-
-
-def own(spec: dict[str, Any], out: Path) -> dict[str, Any]:
-    """The product's training with its default recipe."""
-    from training.lora import train_lora
-    from training.recipe import Recipe
-
-    recipe = Recipe(steps=spec["steps"], seed=spec["seed"])
-    done = train_lora(Path(spec["model"]), spec["chats"], [], out, recipe)
-    return {"tokens_per_second": done.tokens_per_second, "peak_memory_bytes": done.peak_memory_bytes}
-
-
-def plain(spec: dict[str, Any], out: Path) -> dict[str, Any]:
-    """transformers' Trainer and peft as their documentation has them: batches of 8 padded to the longest, all logits."""
-    import resource
-
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
-
-    from training.encoding import IGNORED, Encoder
-
-    torch.manual_seed(spec["seed"])
-    encoder = Encoder(Path(spec["model"]))
-    examples = [encoder.encode(chat) for chat in spec["chats"]]
-    dtype = torch.bfloat16 if spec["precision"] == "bf16" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(spec["model"], dtype=dtype, use_safetensors=True)
-    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
-    counted = {"tokens": 0, "seconds": 0.0, "began": 0.0}
-
-    def collated(batch: Sequence[Any]) -> dict[str, Any]:
-        longest = max(map(len, batch))
-        ids = torch.zeros(len(batch), longest, dtype=torch.long)
-        mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
-        for row, one in enumerate(batch):
-            ids[row, : len(one)] = torch.tensor(one.prompt + one.answer)
-            mask[row, : len(one)] = 1
-            labels[row, len(one.prompt) : len(one)] = torch.tensor(one.answer)
-        counted["tokens"] += int(mask.sum())
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-    class Clock(TrainerCallback):
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            counted["began"] = time.perf_counter()
-
-        def on_train_end(self, *_: Any, **__: Any) -> None:
-            counted["seconds"] = time.perf_counter() - counted["began"]
-
-    arguments = TrainingArguments(
-        output_dir=str(out / "checkpoints"), max_steps=spec["steps"], per_device_train_batch_size=8, learning_rate=5e-4,
-        save_strategy="no", report_to=[], disable_tqdm=True, remove_unused_columns=False, seed=spec["seed"],
-        use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False,
-    )  # fmt: skip
-    Trainer(model=model, args=arguments, train_dataset=examples, data_collator=collated, callbacks=[Clock()]).train()
-    model.save_pretrained(out / "adapter")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"tokens_per_second": counted["tokens"] / counted["seconds"], "peak_memory_bytes": peak}
-
-
-def ask(spec: dict[str, Any], out: Path) -> dict[str, Any]:
-    """The questions put to the serving engine, as agents put them, with the adapter beside the weights."""
-    from agents.llm.base import Message
-    from agents.llm.engine import Engine
-    from agents.llm.sampling import Sampling
-    from evals.metrics import exact_match, token_f1
-
-    engine = Engine(Path(spec["model"]))
-    if spec["trained"]:
-        engine.load_adapter("adapter", out.parent / spec["trained"] / "adapter")
-    ended: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-    pieces: list[list[str]] = [[] for _ in spec["asked"]]
-    sampling = Sampling(max_tokens=spec["max_tokens"])
-
-    def submit(number: int) -> None:
-        def tell(event: Any) -> None:
-            pieces[number].append(event) if isinstance(event, str) else ended.put((number, event))
-
-        messages = [Message(**message) for message in spec["asked"][number][0]]
-        engine.submit(messages, sampling, tell, timeout=3600, adapter="adapter" if spec["trained"] else "")
-
-    began, count = time.perf_counter(), len(spec["asked"])
-    for number in range(min(AT_ONCE, count)):
-        submit(number)
-    for done in range(count):
-        _, event = ended.get()
-        if isinstance(event, BaseException):
-            raise event
-        if done + AT_ONCE < count:
-            submit(done + AT_ONCE)
-    seconds = time.perf_counter() - began
-    engine.close()
-    answers = ["".join(one) for one in pieces]
-    golds = [gold for _, gold in spec["asked"]]
-    (out / "answers.json").write_text(json.dumps(answers, ensure_ascii=False))
-    scores = list(map(token_f1, answers, golds))
-    return {
-        "token_f1": sum(scores) / count,
-        "scores": scores,
-        "exact_match": sum(map(exact_match, answers, golds)) / count,
-        "n": count,
-        "asking_seconds": seconds,
-    }
-
-
-def main(out: Path) -> None:
-    began = time.perf_counter()
-    spec = json.loads((out / "spec.json").read_text())
-    from benchmarks.feedback_site import collect
-
-    result = {"own": own, "plain": plain, "ask": ask, "feedback": collect}[spec["kind"]](spec, out)
-    if spec["kind"] in ("own", "plain"):
-        result["seconds"] = time.perf_counter() - began
-    (out / "unfinished.json").write_text(json.dumps(result))
-    (out / "unfinished.json").rename(out / RESULT)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -6,8 +6,10 @@ import hashlib
 
 import numpy as np
 import pytest
+from django.contrib.auth import get_user_model
 
 from rewards.services import linear
+from tests.rewards.rows import variant
 
 
 @pytest.fixture
@@ -23,3 +25,18 @@ def embedded_by_hash(monkeypatch):
 
     monkeypatch.setattr(linear, "question_vector", vector)
     return asked
+
+
+@pytest.fixture
+def alpha():
+    return variant("alpha")
+
+
+@pytest.fixture
+def tuned(alpha):
+    return variant("tuned", state="candidate", predecessor=alpha)
+
+
+@pytest.fixture
+def olga():
+    return get_user_model().objects.create_user("olga")

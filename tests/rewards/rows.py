@@ -6,7 +6,10 @@ from typing import Any
 
 from agents.models import AgentVariant
 from rewards.models import BanditArm, Interaction
+from rewards.promotion import Evidence
 from rewards.services import feedback_record, interaction_log
+
+GOOD = Evidence(candidate="tuned", incumbent="alpha", n=80, difference=0.2, low=0.1, high=0.3)
 
 
 def variant(name: str = "alpha", **fields: Any) -> AgentVariant:
@@ -31,3 +34,15 @@ def figures() -> dict[tuple[str, int], tuple[float, float, float]]:
     """(category, variant id) -> (pulls, total, total of squares), arms without a pull left out."""
     arms = BanditArm.objects.filter(pulls__gt=0)
     return {(arm.category, arm.variant_id): (arm.pulls, round(arm.total, 9), round(arm.total_squares, 9)) for arm in arms}
+
+
+def state(row):
+    return AgentVariant.objects.get(pk=row.pk).state
+
+
+def fresh(row):
+    return AgentVariant.objects.select_related("predecessor").get(pk=row.pk)
+
+
+def told(row):
+    return [(one.verdict, one.from_state, one.to_state, one.decided_by) for one in fresh(row).decisions.order_by("id")]

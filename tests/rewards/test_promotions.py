@@ -1,4 +1,4 @@
-"""A variant's life in rows: gate, canary, growth, guard, rollback; and who may do what."""
+"""A variant's life in rows: gate, canary, growth, guard, retirement."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from contextlib import closing
 
 import pytest
 from django.conf import settings as django_settings
-from django.contrib.auth import get_user_model
-from django.core import serializers
 from django.db import connection
-from django.db.models import ProtectedError
 from django.test.utils import CaptureQueriesContext
 from django.utils.module_loading import import_string
 from django_q.models import Schedule
@@ -22,13 +19,12 @@ from adaptrag import orchestrator
 from adaptrag.common.errors import Conflict, InvalidInput
 from adaptrag.orchestrator import QueryRequest, query
 from agents.errors import UnknownAgent
-from agents.models import AgentVariant, ModelArtifact
+from agents.models import AgentVariant
 from agents.selectors import answering_variants, live_variant, live_variants
-from agents.services import agent_revise, agent_set_state, collection_get_or_create, document_add
+from agents.services import agent_revise, collection_get_or_create, document_add
 from evals.metrics import token_f1
 from rewards.checks import check_promotion
 from rewards.models import Canary, Interaction, PromotionDecision
-from rewards.promotion import Evidence
 from rewards.router import BanditRouter, drawn_again
 from rewards.services import (
     agent_limit_set,
@@ -39,39 +35,11 @@ from rewards.services import (
     variant_retire,
     variant_rollback,
 )
-from tests.rewards.rows import interaction, rate, rated, variant
+from tests.rewards.rows import GOOD, fresh, interaction, rate, rated, state, told, variant
 
 pytestmark = pytest.mark.django_db
 
 ROUNDS = 200
-GOOD = Evidence(candidate="tuned", incumbent="alpha", n=80, difference=0.2, low=0.1, high=0.3)
-
-
-@pytest.fixture
-def alpha():
-    return variant("alpha")
-
-
-@pytest.fixture
-def tuned(alpha):
-    return variant("tuned", state="candidate", predecessor=alpha)
-
-
-@pytest.fixture
-def olga():
-    return get_user_model().objects.create_user("olga")
-
-
-def state(row):
-    return AgentVariant.objects.get(pk=row.pk).state
-
-
-def fresh(row):
-    return AgentVariant.objects.select_related("predecessor").get(pk=row.pk)
-
-
-def told(row):
-    return [(one.verdict, one.from_state, one.to_state, one.decided_by) for one in fresh(row).decisions.order_by("id")]
 
 
 class TestGate:
@@ -335,124 +303,6 @@ class TestLife:
         variant_promote(tuned, reason="try", override=True)
         with django_assert_num_queries(len(before)):
             rated(alpha, 1.0)
-
-
-class TestRollback:
-    def test_one_call_puts_the_former_revision_back(self, alpha, olga):
-        variant("beta")
-        revised = agent_revise(alpha, state="candidate")
-        variant_promote(revised, reason="try", override=True)
-        variant_promote(fresh(revised), reason="now", override=True)
-        assert (state(alpha), state(revised)) == ("retired", "active")
-        decision = variant_rollback("alpha", reason="users complain", user=olga)
-        assert (decision.variant, decision.rollback_to, decision.decided_by) == (revised, alpha, "olga")
-        assert (state(alpha), state(revised)) == ("active", "retired")
-        assert told(alpha)[-1][0] == "restored"
-        with pytest.raises(Conflict, match="nothing to go back to"):
-            variant_rollback("alpha", reason="again")
-
-    def test_what_a_promotion_retired_is_restored_though_its_incumbent_was_another_agent(self, alpha, olga):
-        former = variant("tuned", predecessor=alpha)
-        revised = agent_revise(former, state="candidate")
-        variant_promote(revised, reason="try", override=True, incumbent=alpha)
-        variant_promote(fresh(revised), reason="now", override=True)
-        assert state(former) == "retired"
-        decision = variant_rollback("tuned", reason="users complain", user=olga)
-        assert (decision.rollback_to, state(former), state(revised), state(alpha)) == (alpha, "active", "retired", "active")
-
-    def test_what_a_person_retired_since_stays_retired(self, alpha):
-        former = variant("tuned", predecessor=alpha)
-        revised = agent_revise(former, state="candidate")
-        variant_promote(revised, reason="try", override=True, incumbent=alpha)
-        variant_promote(fresh(revised), reason="now", override=True)
-        agent_set_state(fresh(former), "active")
-        variant_retire(fresh(former), reason="wrong numbers")
-        variant_rollback("tuned", reason="users complain")
-        assert state(former) == "retired"
-
-    def test_a_rollback_by_hand_keeps_the_figures_of_that_moment(self, tuned, alpha, olga):
-        for _ in range(4):
-            rated(alpha, 0.5)
-        variant_promote(tuned, reason="try", override=True)
-        for _ in range(3):
-            rated(fresh(tuned), 0.5)
-        figures = variant_rollback("tuned", reason="a complaint", user=olga).figures
-        assert (figures["n"], figures["incumbent_n"], figures["share"]) == (3, 4, 0.1)
-        revised = agent_revise(alpha, user=olga, chat_options={"max_tokens": 16})
-        rated(revised, 0.5)
-        assert variant_rollback("alpha", reason="worse", user=olga).figures["n"] == 1
-
-    def test_an_edit_can_be_rolled_back_too(self, alpha, olga):
-        agent_revise(alpha, user=olga, chat_options={"max_tokens": 16})
-        assert variant_rollback("alpha", reason="worse", user=olga).rollback_to == alpha
-        assert [one.revision for one in live_variants()] == [1]
-
-    def test_it_takes_a_reason_and_an_agent_that_is_in_the_traffic(self, tuned, alpha):
-        for name, reason, error in (
-            ("tuned", "no", Conflict),
-            ("nobody", "no", UnknownAgent),
-            ("alpha", "no", Conflict),
-            ("alpha", "", InvalidInput),
-        ):
-            with pytest.raises(error):
-                variant_rollback(name, reason=reason)
-
-    def test_the_last_agent_stays(self, alpha):
-        with pytest.raises(Conflict, match="only agent"):
-            variant_retire(alpha, reason="tired of it")
-
-    def test_an_artifact_in_use_cannot_be_deleted(self, alpha):
-        artifact = ModelArtifact.objects.create(name="a", kind="adapter", base_model="m", path="p", sha256="0")
-        tuned = variant("tuned", state="candidate", artifact=artifact)
-        variant_retire(tuned, reason="rejected")
-        with pytest.raises(ProtectedError):
-            artifact.delete()
-
-
-class TestHistory:
-    def test_decisions_are_never_changed_or_deleted(self, tuned, alpha):
-        decision = variant_gate(tuned, GOOD)
-        for change in (
-            decision.save,
-            decision.delete,
-            PromotionDecision.objects.all().delete,
-            lambda: PromotionDecision.objects.update(reason="x"),
-        ):
-            with pytest.raises(TypeError):
-                change()
-
-    def test_a_decision_outlives_the_account_of_who_made_it(self, tuned, alpha, olga):
-        variant_promote(tuned, reason="try", override=True, user=olga)
-        olga.delete()
-        decision = PromotionDecision.objects.get()
-        assert (decision.user, decision.decided_by) == (None, "olga")
-
-    def test_rows_loaded_from_another_site_make_no_decisions(self, tuned, alpha):
-        variant_promote(tuned, reason="try", override=True)
-        text = serializers.serialize("json", AgentVariant.objects.all())
-        agent_set_state(fresh(tuned), "active")
-        before = PromotionDecision.objects.count()
-        for loaded in serializers.deserialize("json", text):
-            loaded.save()
-        assert state(tuned) == "canary" and PromotionDecision.objects.count() == before
-
-    def test_a_state_set_directly_is_a_decision_too_and_takes_the_canary_along(self, tuned, alpha, olga):
-        agent_set_state(tuned, "canary", user=olga)
-        assert Canary.objects.get().incumbent == alpha
-        agent_set_state(fresh(tuned), "active", user=olga)
-        assert not Canary.objects.exists()
-        assert told(tuned) == [("moved", "candidate", "canary", "olga"), ("moved", "canary", "active", "olga")]
-
-    def test_who_comes_second_does_not_promote_twice(self, tuned, alpha):
-        first, second = fresh(tuned), fresh(tuned)
-        variant_promote(first, reason="a", override=True)
-        with pytest.raises(Conflict, match="by now"):
-            variant_promote(second, reason="b", override=True)
-        assert len(told(tuned)) == 1
-
-    def test_changing_a_canary_makes_a_candidate(self, tuned, alpha):
-        variant_promote(tuned, reason="try", override=True)
-        assert agent_revise(fresh(tuned), note="other words").state == "candidate"
 
 
 def test_the_schedule_looks_after_canaries(tuned, alpha):

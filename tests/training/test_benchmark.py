@@ -8,6 +8,7 @@ import pytest
 
 from adaptrag.common.errors import InvalidInput
 from benchmarks import training
+from benchmarks.measured import RESULT, BenchmarkFailed, Measured
 from tests.agents.tiny_chat import make
 
 
@@ -101,17 +102,17 @@ def test_another_call_and_other_data_find_nothing_of_what_is_kept(tmp_path, monk
 
     def measured(command, **_):
         found.append(Path(command[-1]))
-        (found[-1] / training.RESULT).write_text("{}")
+        (found[-1] / RESULT).write_text("{}")
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr("subprocess.run", measured)
     for content, expected in (("one", 1), ("one", 1), ("two", 2)):
         data.write_text(content)
-        with training.Measured(tmp_path, tmp_path / "kept", [data]) as child:
+        with Measured(tmp_path, tmp_path / "kept", [data]) as child:
             child({"kind": "own"})
             assert len(set(found)) == len(found) == expected
-            with pytest.raises(training.BenchmarkFailed, match="Another call"):
-                training.Measured(tmp_path, tmp_path / "kept", [data])
+            with pytest.raises(BenchmarkFailed, match="Another call"):
+                Measured(tmp_path, tmp_path / "kept", [data])
 
 
 @pytest.mark.slow
@@ -121,7 +122,7 @@ def test_simulated_users_give_examples_of_questions_that_are_not_held_out(datase
         "kind": "feedback", "model": str(make(tmp_path / "student")), "dataset": str(dataset), "seed": 0, "held_out": held_out,
         "models_dir": str(settings.ADAPTRAG_MODELS_DIR), "rounds": 8, "correct_rate": 1.0,
     }  # fmt: skip
-    found = training.Measured(tmp_path, None)(spec)
+    found = Measured(tmp_path, None)(spec)
     assert (found["origins"], len(found["chats"])) == ({"correction": 8}, 8)
     for *prompt, answer in found["chats"]:
         town = int(answer["content"]) - 1700
